@@ -1,0 +1,52 @@
+"""Client of the Holdfast payment center: create orders, let them be paid, believe only verified webhooks."""
+
+from holdfast_client.client import Holdfast
+from holdfast_client.errors import (
+    BadSecret,
+    BadSignature,
+    HoldfastError,
+    MissingHeader,
+    Problem,
+    StaleWebhook,
+    Unreachable,
+    UnreadableWebhook,
+    WebhookRefused,
+)
+from holdfast_client.retry import Retry
+from holdfast_client.schema import (
+    Attempt,
+    AttemptState,
+    Credential,
+    Event,
+    Failure,
+    Order,
+    OrderState,
+    Payment,
+    PayResult,
+)
+from holdfast_client.webhooks import sign_webhook, verify_webhook
+
+__all__ = [
+    "Attempt",
+    "AttemptState",
+    "BadSecret",
+    "BadSignature",
+    "Credential",
+    "Event",
+    "Failure",
+    "Holdfast",
+    "HoldfastError",
+    "MissingHeader",
+    "Order",
+    "OrderState",
+    "PayResult",
+    "Payment",
+    "Problem",
+    "Retry",
+    "StaleWebhook",
+    "Unreachable",
+    "UnreadableWebhook",
+    "WebhookRefused",
+    "sign_webhook",
+    "verify_webhook",
+]

@@ -1,0 +1,117 @@
+"""What travels between an app and the gateway, as frozen values. Members this version does not know are ignored."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class OrderState(StrEnum):
+    """Where an order stands. `paid` and `closed` are the ends it normally reaches."""
+
+    CREATED = "created"
+    PAYING = "paying"
+    PAID = "paid"
+    CLOSED = "closed"
+    EXCEPTION = "exception"
+
+
+class AttemptState(StrEnum):
+    """Where one try to pay stands; `submitting` and `unknown` are not a no."""
+
+    INIT = "init"
+    SUBMITTING = "submitting"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What the payer needs; `type` is qr, url, form or params."""
+
+    type: str
+    value: str
+    expires_at: datetime | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an attempt definitely failed, in the channel's code."""
+
+    code: str
+    message: str
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try to pay an order through one channel."""
+
+    attempt_id: str
+    channel: str
+    method: str
+    state: AttemptState
+    credential: Credential | None = None
+    submitted_at: datetime | None = None
+    failure: Failure | None = None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as the gateway knows it. Amounts are integers of the currency's minor unit (fen)."""
+
+    order_id: str
+    out_order_no: str
+    amount: int
+    currency: str
+    subject: str
+    state: OrderState
+    version: int
+    buyer: str | None = None
+    items: list[Any] | None = None
+    metadata: dict[str, Any] | None = None
+    refund_status: str = "none"
+    paid_amount: int = 0
+    refunded_amount: int = 0
+    late: bool = False
+    reason: str | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    paid_at: datetime | None = None
+    closed_at: datetime | None = None
+    next_check_at: datetime | None = None
+    attempts: list[Attempt] = []
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """The live attempt of a `pay`. No credential: the channel's answer is not known yet; pay again or wait."""
+
+    attempt_id: str
+    state: AttemptState
+    credential: Credential | None = None
+
+
+class PayResult(msgspec.Struct, frozen=True):
+    """The answer to a `pay`."""
+
+    payment: Payment
+    order: Order
+
+
+class EventData(msgspec.Struct, frozen=True):
+    """What an event is about."""
+
+    object: Order
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A verified webhook. `id` is the same on every delivery; ignore one whose `seq` is not above what you have seen.
+
+    `type` is order.paid, order.closed, ...: a plain string, because new types come without a new client.
+    """
+
+    id: str
+    type: str
+    created: datetime
+    seq: int
+    data: EventData

@@ -1,0 +1,230 @@
+"""What an app may rely on in holdfast_client."""
+
+import base64
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+import standardwebhooks
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+import holdfast_client as sdk
+
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+OTHER_SECRET = "whsec_" + base64.b64encode(b"x" * 32).decode()
+NOW = 1_764_000_000
+ORDER = {
+    "order_id": "0" * 26, "out_order_no": "A-1", "amount": 100, "currency": "CNY", "subject": "tea 茶",
+    "state": "paid", "version": 3, "paid_amount": 100, "attempts": [], "some_new_member": 1,
+}  # fmt: skip
+BODY = json.dumps(
+    {"id": "evt_1", "type": "order.paid", "created": "2025-11-24T16:00:00.123Z", "seq": 3, "data": {"object": ORDER}},
+    ensure_ascii=False,
+).encode()
+
+
+def headers(body: bytes = BODY, *, secret: str = SECRET, at_s: int = NOW) -> dict[str, str]:
+    signature = sdk.sign_webhook(secret, "evt_1", str(at_s), body)
+    return {"Webhook-Id": "evt_1", "Webhook-Timestamp": str(at_s), "Webhook-Signature": signature}
+
+
+# --- webhooks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [BODY, b"{}", "emoji \U0001f980".encode()])
+def test_signatures_equal_those_of_the_standardwebhooks_package(body: bytes) -> None:
+    theirs = standardwebhooks.Webhook(SECRET).sign("evt_1", datetime.fromtimestamp(NOW, tz=UTC), body.decode())
+    assert sdk.sign_webhook(SECRET, "evt_1", str(NOW), body) == theirs
+
+
+def test_the_standardwebhooks_package_believes_our_signature_and_refuses_a_changed_body() -> None:
+    now_s = int(datetime.now(tz=UTC).timestamp())
+    standardwebhooks.Webhook(SECRET).verify(BODY, headers(at_s=now_s))
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(SECRET).verify(BODY + b" ", headers(at_s=now_s))
+
+
+def test_a_verified_webhook_is_read_into_an_event() -> None:
+    event = sdk.verify_webhook(SECRET, headers(), BODY, now=NOW)
+    assert (event.id, event.type, event.seq) == ("evt_1", "order.paid", 3)
+    assert event.data.object.state is sdk.OrderState.PAID
+
+
+def test_one_good_signature_among_several_is_enough_while_secrets_rotate() -> None:
+    rotated = headers(secret=OTHER_SECRET)
+    rotated["Webhook-Signature"] += " v1a,unknown " + headers()["Webhook-Signature"]
+    assert sdk.verify_webhook(SECRET, rotated, BODY, now=NOW).seq == 3
+    assert sdk.verify_webhook(OTHER_SECRET, rotated, BODY, now=NOW).seq == 3
+
+
+@pytest.mark.parametrize("name", ["Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"])
+def test_a_missing_header_is_named(name: str) -> None:
+    incomplete = {key: value for key, value in headers().items() if key != name}
+    with pytest.raises(sdk.MissingHeader, match=name.lower()):
+        sdk.verify_webhook(SECRET, incomplete, BODY, now=NOW)
+
+
+@pytest.mark.parametrize("off_s", [-301, 301])
+def test_a_webhook_more_than_five_minutes_off_is_stale_and_exactly_five_is_not(off_s: int) -> None:
+    with pytest.raises(sdk.StaleWebhook):
+        sdk.verify_webhook(SECRET, headers(), BODY, now=NOW + off_s)
+    nearly = off_s - 1 if off_s > 0 else off_s + 1
+    assert sdk.verify_webhook(SECRET, headers(), BODY, now=NOW + nearly).seq == 3
+
+
+@pytest.mark.parametrize("timestamp", ["now", "1e9", "-5", "٣", "9" * 40, "17.5"])
+def test_a_timestamp_that_is_no_plain_number_is_refused(timestamp: str) -> None:
+    with pytest.raises(sdk.StaleWebhook):
+        sdk.verify_webhook(SECRET, {**headers(), "Webhook-Timestamp": timestamp}, BODY, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("changed", "body"),
+    [
+        ({}, BODY.replace(b'"amount": 100', b'"amount": 900')),
+        ({"Webhook-Id": "evt_2"}, BODY),
+        ({"Webhook-Timestamp": str(NOW + 1)}, BODY),
+        ({"Webhook-Signature": "v1,"}, BODY),
+        ({"Webhook-Signature": "v1,é\udcff"}, BODY),
+        ({"Webhook-Id": "\udcff"}, BODY),
+        ({"Webhook-Signature": headers(secret=OTHER_SECRET)["Webhook-Signature"]}, BODY),
+    ],
+)
+def test_nothing_that_was_signed_can_be_changed(changed: dict[str, str], body: bytes) -> None:
+    with pytest.raises(sdk.BadSignature):
+        sdk.verify_webhook(SECRET, {**headers(), **changed}, body, now=NOW)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"id": 1}', b"\xff"])
+def test_a_signed_body_that_is_no_event_is_unreadable_rather_than_a_crash(body: bytes) -> None:
+    with pytest.raises(sdk.UnreadableWebhook):
+        sdk.verify_webhook(SECRET, headers(body), body, now=NOW)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_***"])
+def test_a_secret_that_anybody_could_know_or_nobody_can_use_is_refused(secret: str) -> None:
+    with pytest.raises(sdk.BadSecret):
+        sdk.verify_webhook(secret, headers(), BODY, now=NOW)
+
+
+# --- the client -----------------------------------------------------------------------------------------------------
+
+QUICK = sdk.Retry(deadline_s=2.0, try_timeout_s=0.5, first_pause_s=0.001, pause_max_s=0.01)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def gateway(handler: Handler, retry: sdk.Retry = QUICK) -> AsyncIterator[sdk.Holdfast]:
+    """A client before a server that answers everything with `handler`."""
+    application = web.Application()
+    application.router.add_route("*", "/{rest:.*}", handler)
+    async with TestServer(application) as server, sdk.Holdfast(str(server.make_url("")), "hk_1", retry=retry) as client:
+        yield client
+
+
+def problem(status: int, **members: object) -> web.Response:
+    return web.json_response(members, status=status, content_type="application/problem+json")
+
+
+async def test_a_create_is_retried_with_the_same_number_until_it_is_answered() -> None:
+    seen: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.read())
+        match len(seen):
+            case 1:
+                assert request.transport is not None
+                request.transport.close()
+                return web.Response()
+            case 2:
+                return problem(503, code="overloaded", retryable=True)
+            case 3:
+                return problem(429, code="rate_limited", retryable=True)
+            case 4:
+                return web.Response(body=b"<html>")
+        return web.json_response({**ORDER, "state": "created"}, status=201)
+
+    async with gateway(handler) as client:
+        order = await client.create_order(out_order_no="A-1", amount=100, currency="CNY", subject="tea", buyer="b")
+    assert order.state is sdk.OrderState.CREATED
+    assert len(seen) == 5
+    assert len(set(seen)) == 1
+    assert msgspec.json.decode(seen[0])["out_order_no"] == "A-1"
+
+
+async def test_a_definite_no_is_raised_at_once_with_all_it_says() -> None:
+    calls = 0
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        nonlocal calls
+        calls += 1
+        return problem(409, code="duplicate_submission", param="buyer", retryable=False, order_id="X", detail="twice")
+
+    async with gateway(handler) as client:
+        with pytest.raises(sdk.Problem, match="409 duplicate_submission: twice") as caught:
+            await client.create_order(out_order_no="A-2", amount=1, currency="CNY", subject="tea")
+    assert (caught.value.status, caught.value.param, caught.value.order_id, calls) == (409, "buyer", "X", 1)
+
+
+async def test_silence_until_the_deadline_is_unknown_not_a_no() -> None:
+    short = sdk.Retry(deadline_s=0.2, try_timeout_s=0.1, first_pause_s=0.001, pause_max_s=0.01)
+    async with sdk.Holdfast("http://127.0.0.1:1", "hk_1", retry=short) as client:
+        with pytest.raises(sdk.Unreachable) as caught:
+            await client.get("0" * 26)
+    assert caught.value.tries > 1
+
+
+async def test_a_5xx_until_the_deadline_is_raised_as_the_problem_it_was() -> None:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=502, text="bad gateway")
+
+    async with gateway(handler, sdk.Retry(deadline_s=0.1, first_pause_s=0.001)) as client:
+        with pytest.raises(sdk.Problem) as caught:
+            await client.sync("0" * 26)
+    assert (caught.value.status, caught.value.code) == (502, "unknown")
+
+
+async def test_retry_after_beyond_the_deadline_ends_the_tries() -> None:
+    calls = 0
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        nonlocal calls
+        calls += 1
+        return web.Response(status=503, headers={"retry-after": "30"})
+
+    async with gateway(handler) as client:
+        with pytest.raises(sdk.Problem):
+            await client.get("0" * 26)
+    assert calls == 1
+
+
+async def test_numbers_are_quoted_and_a_pay_without_credential_is_a_value() -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        paths.append(request.path_qs)
+        if request.method == "GET":
+            return web.json_response(ORDER)
+        payment = {"attempt_id": "0" * 28, "state": "unknown", "credential": None}
+        return web.json_response({"payment": payment, "order": {**ORDER, "state": "paying"}}, status=202)
+
+    async with gateway(handler) as client:
+        await client.get_by_number("A 1&x=é")
+        result = await client.pay("0" * 26, channel="wechatpay", method="native")
+    assert result.payment.credential is None
+    assert paths == ["/v1/orders?out_order_no=A%201%26x%3D%C3%A9", f"/v1/orders/{'0' * 26}/pay"]
+
+
+def test_pauses_grow_are_drawn_from_zero_up_and_respect_what_the_gateway_asked_for() -> None:
+    retry = sdk.Retry(first_pause_s=0.1, pause_max_s=1.0)
+    rng = random.Random(1)
+    late = [retry.pause_s(1000, rng) for _ in range(500)]
+    assert max(late) <= 1.0
+    assert min(late) < 0.1
+    assert max(retry.pause_s(1, rng) for _ in range(100)) <= 0.1
+    assert retry.pause_s(1, rng, asked_for_s=5.0) >= 5.0
