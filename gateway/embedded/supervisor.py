@@ -181,7 +181,6 @@ class Server(abc.ABC):
     async def _lock(self) -> AsyncIterator[None]:
         path = self.directory / "lock"
         limit_s = START_LIMIT_S + STOP_LIMIT_S
-        try:
         held: list[int] = []
         try:
             await poll_until(lambda: _locks(path, held), limit_s)
