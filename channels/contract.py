@@ -1,7 +1,7 @@
 """What every payment channel speaks: plain values in, flows of requests out.
 
-A verb (`pay`, `query`, `close`) is a generator: it yields `Request`s and is sent `Response`s, or has `NoAnswer` thrown into
-it, and returns an outcome. It does no I/O, reads no clock and draws no number: the time and a fresh nonce arrive in a
+A verb (`pay`, `query`, `close`) is a generator: it yields `Request`s and is sent `Response`s, or has `NoAnswer` thrown
+into it, and returns an outcome. It does no I/O, reads no clock and draws no number: the time and a fresh nonce arrive in a
 `Stamp`. `gateway/transport.py` drives flows over HTTP; a test drives them with plain values.
 
 Outcomes are *yes*, *definite no* (a whitelist of codes per channel, each with its source) or `Unknown`. Anything not
@@ -194,4 +194,4 @@ class Channel(Protocol):
         """'We do not have it, send it again', in the channel's words."""
 
     def refresh_keys(self, stamp: Stamp) -> Flow[bool] | None:
-        """A flow that fetches the channel's current verification keys (true: they were learned); None if keys are fixed."""
+        """A flow that fetches the channel's verification keys (true: they were learned); None if keys are fixed."""
