@@ -1,0 +1,153 @@
+"""Three ledgers that three processes wrote, read into plain values; nothing here knows the code of those processes."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+
+
+class ChannelPayment(msgspec.Struct, frozen=True):
+    """Money that moved, as the channel wrote it down."""
+
+    merchant: str
+    out_trade_no: str
+    transaction: str
+    amount: int
+    currency: str
+    paid_at_s: float
+
+
+class GatewayOrder(msgspec.Struct, frozen=True):
+    """A row of the gateway's orders."""
+
+    order_id: str
+    out_order_no: str
+    state: str
+    amount: int
+    currency: str
+    paid_amount: int
+
+
+class GatewayPayment(msgspec.Struct, frozen=True):
+    """A row of the gateway's payments: `kind` is credit, excess or held."""
+
+    order_id: str
+    attempt_id: str
+    merchant: str
+    transaction: str
+    kind: str
+    amount: int
+    currency: str
+    learned_by: str
+    learned_at_s: float
+
+
+class ShopOrder(msgspec.Struct, frozen=True):
+    """A row of the shop's orders. No `order_id`: the gateway never answered its create."""
+
+    out_order_no: str
+    order_id: str | None
+    amount: int
+    currency: str
+    paid_amount: int
+    fulfilled_count: int
+    learned_by: str | None
+    paid_at_s: float | None
+
+
+class ControlOrder(msgspec.Struct, frozen=True):
+    """A row of the control arm's orders."""
+
+    out_trade_no: str
+    paid: bool
+
+
+class Ledgers(msgspec.Struct, frozen=True):
+    """Everything that is compared. `payments` is what the channel took for the gateway; the control arm has its own."""
+
+    payments: list[ChannelPayment]
+    gateway_orders: list[GatewayOrder]
+    gateway_payments: list[GatewayPayment]
+    shop_orders: list[ShopOrder]
+    control_payments: list[ChannelPayment] = []
+    control_orders: list[ControlOrder] = []
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a line of the channel's ledger that money hangs on."""
+
+    kind: str
+    at: float
+    mchid: str
+    out_trade_no: str
+    transaction_id: str = ""
+    amount: int = 0
+    currency: str = ""
+    stated_mchid: str = ""
+    stated_appid: str = ""
+
+
+_decode_entry = msgspec.json.Decoder(_Entry).decode
+
+
+def read_channel_ledger(path: Path, mchid: str) -> list[ChannelPayment]:
+    """What one merchant was paid. A last line without its end was never synced, so nobody was told of it."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    entries = (_decode_entry(line) for line in lines if b'"paid"' in line)
+    return [_channel_payment(entry) for entry in entries if entry.kind == "paid" and entry.mchid == mchid]
+
+
+def _channel_payment(entry: _Entry) -> ChannelPayment:
+    return ChannelPayment(
+        merchant=f"{entry.stated_mchid}/{entry.stated_appid}",
+        out_trade_no=entry.out_trade_no,
+        transaction=entry.transaction_id,
+        amount=entry.amount,
+        currency=entry.currency,
+        paid_at_s=entry.at,
+    )
+
+
+ORDERS_SQL = "SELECT order_id, out_order_no, state, amount, currency, paid_amount FROM orders"
+PAYMENTS_SQL = (
+    "SELECT order_id, attempt_id, account, channel_transaction, kind, amount, currency, learned_by,"
+    " extract(epoch FROM learned_at)::float8 FROM payments"
+)
+
+
+async def read_gateway_ledger(database_url: str) -> tuple[list[GatewayOrder], list[GatewayPayment]]:
+    """Orders and payments of one moment, over a connection that can not write."""
+    connection = await asyncpg.connect(database_url, server_settings={"default_transaction_read_only": "on"})
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            orders = [GatewayOrder(*row) for row in await connection.fetch(ORDERS_SQL)]
+            payments = [GatewayPayment(*row) for row in await connection.fetch(PAYMENTS_SQL)]
+    finally:
+        await connection.close()
+    return orders, payments
+
+
+SHOP_SQL = (
+    "SELECT out_order_no, order_id, amount, currency, paid_amount, fulfilled_count, learned_by, paid_at FROM orders"
+)
+
+
+def read_shop_ledger(path: Path) -> list[ShopOrder]:
+    """The shop's orders."""
+    return [ShopOrder(*row) for row in _sqlite_rows(path, SHOP_SQL)]
+
+
+def read_control_ledger(path: Path) -> list[ControlOrder]:
+    """The control arm's orders."""
+    rows = _sqlite_rows(path, "SELECT out_trade_no, paid FROM orders")
+    return [ControlOrder(out_trade_no, bool(paid)) for out_trade_no, paid in rows]
+
+
+def _sqlite_rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
