@@ -89,6 +89,7 @@ class Apps:
         self._known: _Remembered[bytes, App] = _Remembered(KNOWN_MAX, KNOWN_FOR_S, monotonic)
         self._unknown: _Remembered[bytes, bool] = _Remembered(UNKNOWN_MAX, UNKNOWN_FOR_S, monotonic)
         self._endpoints: _Remembered[str, Endpoint] = _Remembered(KNOWN_MAX, ENDPOINT_FOR_S, monotonic)
+        self._endpoints_read: dict[str, asyncio.Task[Endpoint]] = {}
         self._asked: dict[bytes, asyncio.Future[App | None]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -133,9 +134,16 @@ class Apps:
         """
         if endpoint := self._endpoints.get(app_id):
             return endpoint
+        # Not one query for each of the webhooks that are sent at this moment.
+        if (reading := self._endpoints_read.get(app_id)) is None:
+            reading = self._endpoints_read[app_id] = asyncio.create_task(self._read_endpoint(app_id))
+            reading.add_done_callback(lambda _: self._endpoints_read.pop(app_id))
+        return await asyncio.shield(reading)
+
+    async def _read_endpoint(self, app_id: str) -> Endpoint:
         row = await self._pool.fetchrow(_ENDPOINT, app_id)
         if row is None:
-            raise UnknownAppError(app_id)
+            raise UnknownAppError(f"there is no app {app_id!r}")
         endpoint = Endpoint(row["webhook_url"], (self._sealer.open(row["webhook_secret"], _context(app_id)),))
         self._endpoints.put(app_id, endpoint)
         return endpoint

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 def signature_of(secrets: Iterable[bytes], webhook_id: str, timestamp_s: int, body: bytes) -> str:
-    """The value of the header `webhook-signature`: `v1,<base64>`, several with spaces between while a secret rotates."""
+    """The header `webhook-signature`: `v1,<base64>`, several, separated by spaces, while a secret rotates."""
     content = f"{webhook_id}.{timestamp_s}.".encode() + body
     digests = (hmac.digest(secret, content, "sha256") for secret in secrets)
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)

@@ -1,0 +1,219 @@
+"""Drives channel flows over HTTP: the only place where a channel's request leaves this process.
+
+A flow says what to send and what an answer means; this says how long to wait, how many at once, and when to try again.
+Every end that is not the flow's own outcome is `Unknown`: nothing here ever turns silence into a no.
+"""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from channels.contract import Flow, Request, Response, Stamp, Unknown
+from channels.errors import NoAnswer
+from gateway.metrics import Metrics
+
+T = TypeVar("T")
+
+BODY_MAX = 1_000_000  # bytes; the longest real answer is a few kB
+REQUESTS_MAX = 10  # of one flow; a flow that wants more is looping
+IDEMPOTENT = frozenset({"query"})  # safe to send again although it may have arrived
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 2.0
+NONCE_BYTES = 16  # 32 characters
+
+# Never left: refused, no route, no name, no TLS session, or no connection in time.
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+class Transport:
+    """One channel's connections.
+
+    Args:
+        base_url: scheme, host and port; a request's target is appended as it is.
+        timeout_s: of one request, from its start to the last byte of the answer.
+        concurrency: conversations at once.
+        queue_max: conversations that may wait for their turn, up to `timeout_s`; more are `Unknown("overloaded")`.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        base_url: str,
+        *,
+        timeout_s: float,
+        concurrency: int,
+        queue_max: int,
+        metrics: Metrics,
+        user_agent: str = "Holdfast",
+        clock: Callable[[], float] = time.time,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(NONCE_BYTES),
+    ) -> None:
+        self._channel = channel
+        self._base = _origin(base_url)
+        self._timeout_s = timeout_s
+        self._concurrency = concurrency
+        self._queue_max = queue_max
+        self._metrics = metrics
+        self._user_agent = user_agent
+        self._clock = clock
+        self._nonce = nonce
+        self._places = asyncio.Semaphore(concurrency)
+        self._queued = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the pool; connections are made when first needed."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._concurrency),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=self._timeout_s / 2),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"user-agent": self._user_agent},
+            # The flow says what is sent; what was signed must not be joined by headers of ours.
+            skip_auto_headers=("content-type", "accept-encoding"),
+            trust_env=False,
+        )
+
+    async def stop(self) -> None:
+        """Close the connections; conversations in flight end as `Unknown`."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def run(self, make_flow: Callable[[Stamp], Flow[T]], *, op: str, retries: int = 0) -> T | Unknown:
+        """Have one conversation with the channel, and its outcome. Never raises (but lets itself be cancelled).
+
+        Args:
+            make_flow: makes the flow from a fresh stamp; called again for each retry.
+            op: pay, query, close, ...: for metrics, and to know whether sending twice does no harm.
+            retries: how often to try again, if the request certainly never left, or if a query stayed unknown.
+        """
+        for tried in range(retries + 1):
+            outcome, sent = await self._queue_for(make_flow, op)
+            if not isinstance(outcome, Unknown) or (sent and op not in IDEMPOTENT) or tried == retries:
+                break
+            # Full jitter, so that those who failed together do not come back together.
+            await asyncio.sleep(random.uniform(0, min(RETRY_MAX_S, RETRY_FIRST_S * 2**tried)))
+        return outcome
+
+    async def _queue_for(self, make_flow: Callable[[Stamp], Flow[T]], op: str) -> tuple[T | Unknown, bool]:
+        if self._places.locked() and self._queued >= self._queue_max:
+            return self._overloaded(op)
+        self._queued += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            return self._overloaded(op)
+        finally:
+            self._queued -= 1
+        try:
+            return await self._converse(make_flow, op)
+        finally:
+            self._places.release()
+
+    async def _converse(self, make_flow: Callable[[Stamp], Flow[T]], op: str) -> tuple[T | Unknown, bool]:
+        started_s = time.monotonic()
+        conversation = _Conversation(self._exchange)
+        try:
+            outcome: T | Unknown = await conversation.hold(make_flow(Stamp(int(self._clock()), self._nonce())))
+        except NoAnswer as silence:  # a flow that does not care to tell silences apart
+            outcome = Unknown(silence.reason)
+        except Exception as error:
+            structlog.get_logger().error("flow_failed", channel=self._channel, op=op, exc_info=error)
+            outcome = Unknown(f"the flow failed: {type(error).__name__}")
+        result = type(outcome).__name__.lower()
+        self._metrics.channel_requests_s[self._channel, op, result].observe(time.monotonic() - started_s)
+        return outcome, conversation.sent
+
+    async def _exchange(self, request: Request) -> Response:
+        """One request, one answer.
+
+        Raises:
+            NoAnswer: there was none that could be read whole.
+        """
+        if self._session is None or self._session.closed:
+            raise NoAnswer("the transport is stopped", sent=False)
+        try:
+            async with self._session.request(
+                request.method,
+                URL(self._base + request.target, encoded=True),
+                headers=request.headers,
+                data=request.body or None,
+                allow_redirects=False,
+            ) as response:
+                return Response(response.status, _lower(response), await _body(response))
+        except NoAnswer:
+            raise
+        except _NOT_SENT as error:
+            raise NoAnswer(f"{type(error).__name__}: {error}", sent=False) from None
+        except Exception as error:  # whatever it was, the request may have arrived
+            raise NoAnswer(f"{type(error).__name__}: {error}", sent=True) from None
+
+    def _overloaded(self, op: str) -> tuple[Unknown, bool]:
+        self._metrics.channel_requests_s[self._channel, op, "overloaded"].observe(0.0)
+        return Unknown("overloaded"), False
+
+
+class _Conversation:
+    """One run of a flow. `sent` tells afterwards whether any of its requests may have reached the channel."""
+
+    def __init__(self, exchange: Callable[[Request], Awaitable[Response]]) -> None:
+        self._exchange = exchange
+        self.sent = False
+
+    async def hold(self, flow: Flow[T]) -> T | Unknown:
+        advance: Callable[[], Request] = partial(next, flow)
+        try:
+            for _ in range(REQUESTS_MAX):
+                advance = await self._answer(flow, advance())
+            advance()
+        except StopIteration as end:
+            outcome: T = end.value
+            return outcome
+        finally:
+            flow.close()
+        return Unknown(f"the flow wanted more than {REQUESTS_MAX} requests")
+
+    async def _answer(self, flow: Flow[T], request: Request) -> Callable[[], Request]:
+        """Send the request; how the flow goes on from there."""
+        try:
+            response = await self._exchange(request)
+        except NoAnswer as silence:
+            self.sent = self.sent or silence.sent
+            return partial(flow.throw, silence)
+        self.sent = True
+        return partial(flow.send, response)
+
+
+def _origin(base_url: str) -> str:
+    """The base address without a trailing slash.
+
+    Raises:
+        ValueError: it has a path or query, which would be put before what was signed.
+    """
+    url = URL(base_url)
+    if url.scheme not in {"http", "https"} or not url.host or url.raw_path_qs != "/" or url.fragment:
+        raise ValueError(f"base_url: {base_url!r} must be scheme, host and port only")
+    return base_url.rstrip("/")
+
+
+def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Headers by lower-case name; all values of one that came twice: none may be picked."""
+    return {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    while chunk := await response.content.read(BODY_MAX + 1):
+        body += chunk
+        if len(body) > BODY_MAX:
+            raise NoAnswer(f"an answer of more than {BODY_MAX} bytes", sent=True)
+    return bytes(body)
