@@ -1,0 +1,114 @@
+"""Real servers for the tests: one PostgreSQL and one Valkey a session, a fresh database a test.
+
+The fixtures are ordinary functions that run their own short event loop, so they fit tests of any loop scope.
+"""
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import redis
+
+from gateway.embedded import Postgres, Valkey
+from gateway.storage.migrate import migrate, seed_statistics
+
+T = TypeVar("T")
+TEMPLATE = "holdfast_template"
+
+
+@pytest.fixture(scope="session")
+def servers_root() -> Iterator[Path]:
+    """Where the session's servers live; short, because a socket's path is."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as root:
+        yield Path(root)
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_root: Path) -> Iterator[Postgres]:
+    """The session's PostgreSQL, which syncs nothing and is thrown away, with a migrated template database."""
+    server = Postgres(servers_root, durable=False, die_with_parent=True)
+    _run(server.start())
+    try:
+        _run(_execute(server.url, f"CREATE DATABASE {TEMPLATE}"))
+        _run(_migrate(_database(server.url, TEMPLATE)))
+        yield server
+    finally:
+        _run(server.stop(force=True))
+
+
+@pytest.fixture
+def database_url(postgres: Postgres) -> Iterator[str]:
+    """A fresh migrated database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    _run(_execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    yield _database(postgres.url, name)
+    _run(_execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def durable_postgres() -> Iterator[Postgres]:
+    """A server of this test's own that syncs as production does, its database migrated: for tests that kill it."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as root:
+        server = Postgres(Path(root), die_with_parent=True)
+        _run(server.start())
+        try:
+            _run(_migrate(server.url))
+            yield server
+        finally:
+            _run(server.stop(force=True))
+
+
+@pytest.fixture(scope="session")
+def valkey(servers_root: Path) -> Iterator[Valkey]:
+    """The session's Valkey."""
+    server = Valkey(servers_root, die_with_parent=True)
+    _run(server.start())
+    try:
+        yield server
+    finally:
+        _run(server.stop(force=True))
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """The session's Valkey, emptied, and started again if a test killed it."""
+    url = _run(valkey.start())
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+_numbers = itertools.count(1)
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    # A factory of its own keeps the runner from replacing the event loop of the tests.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _migrate(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await migrate(connection)
+        await seed_statistics(connection)
+    finally:
+        await connection.close()
+
+
+def _database(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
