@@ -1,8 +1,8 @@
 """What every payment channel speaks: plain values in, flows of requests out.
 
 A verb (`pay`, `query`, `close`) is a generator: it yields `Request`s and is sent `Response`s, or has `NoAnswer` thrown
-into it, and returns an outcome. It does no I/O, reads no clock and draws no number: the time and a fresh nonce arrive in a
-`Stamp`. `gateway/transport.py` drives flows over HTTP; a test drives them with plain values.
+into it, and returns an outcome. It does no I/O, reads no clock and draws no number: the time and a fresh nonce arrive
+in a `Stamp`. `gateway/transport.py` drives flows over HTTP; a test drives them with plain values.
 
 Outcomes are *yes*, *definite no* (a whitelist of codes per channel, each with its source) or `Unknown`. Anything not
 understood is `Unknown`, never a no.

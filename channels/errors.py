@@ -1,9 +1,9 @@
 """The channels' errors.
 
-    ChannelError
-    ├── NoAnswer               thrown into a flow: the request got no usable answer
-    ├── NotificationRejected   a notification is not believed
-    └── KeyMaterialError       a key or certificate can't be used; says which and why
+ChannelError
+├── NoAnswer               thrown into a flow: the request got no usable answer
+├── NotificationRejected   a notification is not believed
+└── KeyMaterialError       a key or certificate can't be used; says which and why
 """
 
 from channels.contract import RejectReason
