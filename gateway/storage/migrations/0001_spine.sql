@@ -34,7 +34,6 @@ CREATE TABLE orders (
     state           text NOT NULL CHECK (state IN ('created', 'paying', 'closing', 'paid', 'closed', 'exception')),
     reason          text,                          -- why the order is in exception
     version         integer NOT NULL CHECK (version > 0),
-    op_id           bigint NOT NULL,               -- who wrote this version: a retry after an unknown outcome finds itself
     paid_amount     bigint NOT NULL DEFAULT 0,
     refunded_amount bigint NOT NULL DEFAULT 0 CHECK (refunded_amount >= 0),
     late            boolean NOT NULL DEFAULT false,
@@ -65,6 +64,7 @@ CREATE TABLE attempts (
     credential    json,
     failure_code  text,
     failure_message text,
+    submits       smallint NOT NULL DEFAULT 1,     -- how often it was sent under its one number
     submitted_at  timestamptz NOT NULL,
     CONSTRAINT attempts_out_trade_no UNIQUE (channel, account, attempt_id)
 ) WITH (fillfactor = 75);
@@ -105,6 +105,7 @@ CREATE TABLE events (
     at       timestamptz NOT NULL,
     type     text NOT NULL,
     state    text NOT NULL,
+    op_id    bigint NOT NULL,                      -- which write made this version: a retry after an unknown outcome finds itself
     evidence json,
     CONSTRAINT events_one_a_version PRIMARY KEY (order_id, version)
 );
@@ -157,7 +158,6 @@ CREATE TABLE submissions (
     app_id       text COLLATE "C" NOT NULL,
     fingerprint  bytea NOT NULL CHECK (length(fingerprint) = 16),
     out_order_no text COLLATE "C" NOT NULL,
-    order_id     text COLLATE "C" NOT NULL,
     expires_at   timestamptz NOT NULL,
     PRIMARY KEY (app_id, fingerprint)
 ) WITH (fillfactor = 75);

@@ -1,0 +1,156 @@
+"""Everything an order can be told.
+
+Each event carries the time it happened (`at_ms`, unix milliseconds, the database's clock) and the facts the decision
+needs; the core asks nobody. `number` is the attempt an event speaks of.
+"""
+
+from enum import StrEnum
+from typing import TypeAlias
+
+import msgspec
+
+
+class Source(StrEnum):
+    """How we learned what a channel knows."""
+
+    NOTIFICATION = "notification"
+    QUERY = "query"
+
+
+class Verb(StrEnum):
+    """What we asked a channel to do."""
+
+    SUBMIT = "submit"
+    QUERY = "query"
+    CLOSE = "close"
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What the payer needs to pay: `type` is qr, url, form or params."""
+
+    type: str
+    value: str
+    expires_at_ms: int
+
+
+class PayRequested(msgspec.Struct, frozen=True):
+    """The app wants the payer to pay through this channel and method.
+
+    `in_flight` holds the attempts whose submission is running in this process right now: one found `submitting` that is
+    not among them was interrupted, and is asked after before anything is sent again.
+    """
+
+    at_ms: int
+    channel: str
+    account: str
+    method: str
+    params_json: str | None = None
+    in_flight: frozenset[int] = frozenset()
+
+
+class SubmitAccepted(msgspec.Struct, frozen=True):
+    """The channel made the attempt payable."""
+
+    at_ms: int
+    number: int
+    credential: Credential
+
+
+class SubmitRefused(msgspec.Struct, frozen=True):
+    """The channel said a definite no to this submission."""
+
+    at_ms: int
+    number: int
+    code: str
+    message: str
+
+
+class OutcomeUnknown(msgspec.Struct, frozen=True):
+    """Nobody knows what became of a request."""
+
+    at_ms: int
+    number: int
+    verb: Verb
+    reason: str
+
+
+class PaymentReported(msgspec.Struct, frozen=True):
+    """The channel states, verified, that an attempt was paid. `account` is whom it says it paid."""
+
+    at_ms: int
+    number: int
+    source: Source
+    channel: str
+    account: str
+    transaction: str
+    amount: int
+    currency: str
+    success_at_ms: int
+    evidence: str = ""
+
+
+class ReportedNotPaid(msgspec.Struct, frozen=True):
+    """The channel knows the attempt; it can still be paid."""
+
+    at_ms: int
+    number: int
+
+
+class ReportedNotFound(msgspec.Struct, frozen=True):
+    """The channel does not know the attempt: not a no, a request may still be on its way."""
+
+    at_ms: int
+    number: int
+
+
+class ReportedClosed(msgspec.Struct, frozen=True):
+    """The channel says that the attempt can not be paid any more."""
+
+    at_ms: int
+    number: int
+
+
+class ReportedAlreadyPaid(msgspec.Struct, frozen=True):
+    """The channel refused a close or a submission because the attempt is paid; the facts are still to be asked for."""
+
+    at_ms: int
+    number: int
+
+
+class CloseRequested(msgspec.Struct, frozen=True):
+    """The app wants nobody to be able to pay any more."""
+
+    at_ms: int
+
+
+class SyncRequested(msgspec.Struct, frozen=True):
+    """Somebody wants the channel to be asked now."""
+
+    at_ms: int
+
+
+class Due(msgspec.Struct, frozen=True):
+    """The order's `next_check_at` has come. A stale timer tells it too early; that changes nothing.
+
+    The sweep claims a due order by pushing its `next_check_at` ahead, so it says which version it claimed instead: if
+    the order has moved on since, it was looked after.
+    """
+
+    at_ms: int
+    claimed_version: int | None = None
+
+
+Event: TypeAlias = (
+    PayRequested
+    | SubmitAccepted
+    | SubmitRefused
+    | OutcomeUnknown
+    | PaymentReported
+    | ReportedNotPaid
+    | ReportedNotFound
+    | ReportedClosed
+    | ReportedAlreadyPaid
+    | CloseRequested
+    | SyncRequested
+    | Due
+)

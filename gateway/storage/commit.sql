@@ -1,0 +1,100 @@
+-- The sections of the one statement a flush sends. group_commit.py strings together those that its batch needs, in this
+-- order; each takes its columns as arrays. `applied` names the orders that were born or moved: everything else is inserted
+-- for those alone. A create that names a buyer must first win its fingerprint (submissions). The `= ANY` beside the join in
+-- `moved` makes every plan an index scan that locks rows in key order: two processes can not deadlock, and statistics of an
+-- empty table can not turn it into a scan of the whole table.
+
+-- section: claimed
+INSERT INTO submissions (app_id, fingerprint, out_order_no, expires_at)
+SELECT c.app_id, c.fingerprint, c.out_order_no, clock_timestamp() + c.window_ms * interval '1 millisecond'
+FROM unnest({app_id:text}, {fingerprint:bytea}, {out_order_no:text}, {window_ms:int}) AS c (app_id, fingerprint, out_order_no, window_ms)
+ON CONFLICT (app_id, fingerprint) DO UPDATE SET out_order_no = EXCLUDED.out_order_no, expires_at = EXCLUDED.expires_at
+    WHERE submissions.expires_at <= clock_timestamp() OR submissions.out_order_no = EXCLUDED.out_order_no
+RETURNING app_id, fingerprint
+
+-- section: born
+INSERT INTO orders (order_id, app_id, out_order_no, amount, currency, subject, buyer, items, metadata, webhook_url,
+                    return_url, late_payment, fingerprint, state, version, created_at, expires_at, next_check_at)
+SELECT c.order_id, c.app_id, c.out_order_no, c.amount, c.currency, c.subject, c.buyer, c.items::json, c.metadata::json,
+       c.webhook_url, c.return_url, c.late_payment, c.fingerprint, c.state, 1, to_timestamp(c.created_at_ms::float8 / 1000),
+       to_timestamp(c.expires_at_ms::float8 / 1000), to_timestamp(c.next_check_at_ms::float8 / 1000)
+FROM unnest({order_id:text}, {app_id:text}, {out_order_no:text}, {amount:bigint}, {currency:text}, {subject:text},
+            {buyer:text}, {items:text}, {metadata:text}, {webhook_url:text}, {return_url:text}, {late_payment:text},
+            {fingerprint:bytea}, {state:text}, {created_at_ms:bigint}, {expires_at_ms:bigint}, {next_check_at_ms:bigint})
+     AS c (order_id, app_id, out_order_no, amount, currency, subject, buyer, items, metadata, webhook_url, return_url,
+           late_payment, fingerprint, state, created_at_ms, expires_at_ms, next_check_at_ms)
+WHERE c.fingerprint IS NULL OR EXISTS (
+    SELECT FROM claimed WHERE claimed.app_id = c.app_id AND claimed.fingerprint = c.fingerprint)
+ON CONFLICT (app_id, out_order_no) DO NOTHING
+RETURNING order_id
+
+-- section: moved
+UPDATE orders o
+SET state = m.state, reason = m.reason, version = m.version, paid_amount = m.paid_amount,
+    refunded_amount = m.refunded_amount, late = m.late, paid_at = to_timestamp(m.paid_at_ms::float8 / 1000),
+    closed_at = to_timestamp(m.closed_at_ms::float8 / 1000), step = m.step,
+    next_check_at = to_timestamp(m.next_check_at_ms::float8 / 1000)
+FROM unnest({order_id:text}, {version:int}, {state:text}, {reason:text}, {paid_amount:bigint}, {refunded_amount:bigint},
+            {late:bool}, {paid_at_ms:bigint}, {closed_at_ms:bigint}, {step:int}, {next_check_at_ms:bigint})
+     AS m (order_id, version, state, reason, paid_amount, refunded_amount, late, paid_at_ms, closed_at_ms, step,
+           next_check_at_ms)
+WHERE o.order_id = ANY ({order_id:text}) AND o.order_id = m.order_id AND o.version = m.version - 1
+RETURNING o.order_id
+
+-- section: attempts
+INSERT INTO attempts (attempt_id, order_id, number, channel, account, method, params, state, credential, failure_code,
+                      failure_message, submits, submitted_at)
+SELECT a.attempt_id, a.order_id, a.number, a.channel, a.account, a.method, a.params::json, a.state, a.credential::json,
+       a.failure_code, a.failure_message, a.submits, to_timestamp(a.submitted_at_ms::float8 / 1000)
+FROM unnest({attempt_id:text}, {order_id:text}, {number:int}, {channel:text}, {account:text}, {method:text}, {params:text},
+            {state:text}, {credential:text}, {failure_code:text}, {failure_message:text}, {submits:int},
+            {submitted_at_ms:bigint})
+     AS a (attempt_id, order_id, number, channel, account, method, params, state, credential, failure_code,
+           failure_message, submits, submitted_at_ms)
+JOIN applied USING (order_id)
+ON CONFLICT (attempt_id) DO UPDATE
+SET state = EXCLUDED.state, credential = EXCLUDED.credential, failure_code = EXCLUDED.failure_code,
+    failure_message = EXCLUDED.failure_message, submits = EXCLUDED.submits, submitted_at = EXCLUDED.submitted_at
+
+-- section: payments
+INSERT INTO payments (channel, account, channel_transaction, order_id, attempt_id, kind, amount, currency, success_at,
+                      learned_at, learned_by)
+SELECT p.channel, p.account, p.channel_transaction, p.order_id, p.attempt_id, p.kind, p.amount, p.currency,
+       to_timestamp(p.success_at_ms::float8 / 1000), to_timestamp(p.learned_at_ms::float8 / 1000), p.learned_by
+FROM unnest({channel:text}, {account:text}, {channel_transaction:text}, {order_id:text}, {attempt_id:text}, {kind:text},
+            {amount:bigint}, {currency:text}, {success_at_ms:bigint}, {learned_at_ms:bigint}, {learned_by:text})
+     AS p (channel, account, channel_transaction, order_id, attempt_id, kind, amount, currency, success_at_ms,
+           learned_at_ms, learned_by)
+JOIN applied USING (order_id)
+
+-- section: events
+INSERT INTO events (order_id, version, at, type, state, op_id, evidence)
+SELECT e.order_id, e.version, to_timestamp(e.at_ms::float8 / 1000), e.type, e.state, e.op_id, e.evidence::json
+FROM unnest({order_id:text}, {version:int}, {at_ms:bigint}, {type:text}, {state:text}, {op_id:bigint}, {evidence:text})
+     AS e (order_id, version, at_ms, type, state, op_id, evidence)
+JOIN applied USING (order_id)
+
+-- section: cases
+INSERT INTO cases (order_id, version, reason, evidence, opened_at)
+SELECT c.order_id, c.version, c.reason, c.evidence::json, to_timestamp(c.opened_at_ms::float8 / 1000)
+FROM unnest({order_id:text}, {version:int}, {reason:text}, {evidence:text}, {opened_at_ms:bigint})
+     AS c (order_id, version, reason, evidence, opened_at_ms)
+JOIN applied USING (order_id)
+
+-- section: outbox
+INSERT INTO outbox (event_id, app_id, order_id, seq, type, url, body, next_try_at, created_at)
+SELECT w.event_id, w.app_id, w.order_id, w.seq, w.type, w.url, w.body,
+       clock_timestamp() + w.lease_ms * interval '1 millisecond', to_timestamp(w.created_at_ms::float8 / 1000)
+FROM unnest({event_id:text}, {app_id:text}, {order_id:text}, {seq:int}, {type:text}, {url:text}, {body:bytea},
+            {lease_ms:int}, {created_at_ms:bigint})
+     AS w (event_id, app_id, order_id, seq, type, url, body, lease_ms, created_at_ms)
+JOIN applied USING (order_id)
+
+-- section: arrivals
+INSERT INTO notifications (notification_id, channel, order_id, attempt, verdict, headers, body, received_at)
+SELECT n.notification_id, n.channel, n.order_id, n.attempt, n.verdict, n.headers::json, n.body,
+       to_timestamp(n.received_at_ms::float8 / 1000)
+FROM unnest({notification_id:bigint}, {channel:text}, {order_id:text}, {attempt:text}, {verdict:text}, {headers:text},
+            {body:bytea}, {received_at_ms:bigint})
+     AS n (notification_id, channel, order_id, attempt, verdict, headers, body, received_at_ms)
+ON CONFLICT (notification_id) DO NOTHING

@@ -1,0 +1,61 @@
+-- Named queries; gateway/storage/queries.py hands them out by name.
+
+-- query: orders_by_id
+SELECT o.order_id, o.app_id, o.out_order_no, o.amount, o.currency, o.subject, o.buyer, o.items, o.metadata, o.webhook_url,
+       o.return_url, o.late_payment, o.state, o.reason, o.version, o.paid_amount, o.refunded_amount, o.late, o.step,
+       (extract(epoch FROM o.created_at) * 1000)::bigint AS created_at_ms,
+       (extract(epoch FROM o.expires_at) * 1000)::bigint AS expires_at_ms,
+       (extract(epoch FROM o.next_check_at) * 1000)::bigint AS next_check_at_ms,
+       (extract(epoch FROM o.paid_at) * 1000)::bigint AS paid_at_ms,
+       (extract(epoch FROM o.closed_at) * 1000)::bigint AS closed_at_ms,
+       (SELECT json_agg(json_build_object(
+                   'number', a.number, 'channel', a.channel, 'account', a.account, 'method', a.method, 'state', a.state,
+                   'submitted_at_ms', (extract(epoch FROM a.submitted_at) * 1000)::bigint, 'submits', a.submits,
+                   'params', a.params, 'credential', a.credential, 'failure_code', a.failure_code,
+                   'failure_message', a.failure_message) ORDER BY a.number)
+        FROM attempts a WHERE a.order_id = o.order_id) AS attempts,
+       (SELECT json_agg(json_build_object(
+                   'number', right(p.attempt_id, 2)::int, 'channel', p.channel, 'account', p.account,
+                   'transaction', p.channel_transaction, 'kind', p.kind, 'amount', p.amount, 'currency', p.currency,
+                   'success_at_ms', (extract(epoch FROM p.success_at) * 1000)::bigint,
+                   'learned_at_ms', (extract(epoch FROM p.learned_at) * 1000)::bigint,
+                   'learned_by', p.learned_by) ORDER BY p.learned_at)
+        FROM payments p WHERE p.order_id = o.order_id) AS payments
+FROM orders o
+WHERE o.order_id = ANY ($1::text[])
+
+-- query: order_id_of
+SELECT order_id FROM orders WHERE app_id = $1 AND out_order_no = $2
+
+-- query: duplicate_of
+SELECT o.order_id
+FROM submissions s
+JOIN orders o ON o.app_id = s.app_id AND o.out_order_no = s.out_order_no
+WHERE s.app_id = $1 AND s.fingerprint = $2 AND s.out_order_no <> $3 AND s.expires_at > clock_timestamp()
+
+-- query: timeline
+SELECT version, (extract(epoch FROM at) * 1000)::bigint AS at_ms, type, state, evidence
+FROM events
+WHERE order_id = $1
+ORDER BY version
+
+-- query: claim_due
+-- The lease is next_check_at itself, pushed ahead: whoever dies holding it is followed by the next claim.
+WITH due AS (
+    SELECT order_id FROM orders
+    WHERE next_check_at <= now() - $1::float8 * interval '1 second'
+    ORDER BY next_check_at
+    LIMIT $2
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE orders o SET next_check_at = clock_timestamp() + $3::float8 * interval '1 second'
+FROM due
+WHERE o.order_id = due.order_id
+RETURNING o.order_id, o.version
+
+-- query: forget_submissions
+WITH old AS (
+    SELECT app_id, fingerprint FROM submissions WHERE expires_at < now() - interval '1 minute' LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM submissions s USING old WHERE s.app_id = old.app_id AND s.fingerprint = old.fingerprint

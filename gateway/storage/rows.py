@@ -1,0 +1,178 @@
+"""A write as rows: what each section of the flush's statement gets of it. Pure."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from actors.checkpoint import Write
+from actors.events import Credential
+from actors.order import Attempt, Order, Payment, attempt_id
+from gateway.representation import event_id, webhook_json
+from gateway.storage.outbox import OutboxRow
+
+Row: TypeAlias = tuple[Any, ...]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What rows need beyond the write. `webhook_url(app_id)` is the app's endpoint, None if it has none."""
+
+    duplicate_window_ms: int
+    webhook_lease_ms: int
+    webhook_url: Callable[[str], str | None]
+
+
+def owed_webhook(write: Write, settings: Settings) -> OutboxRow | None:
+    """The webhook a write owes its app, if it announces anything and the app has an endpoint."""
+    order = write.order
+    if order is None or write.announce is None:
+        return None
+    url = order.content.webhook_url or settings.webhook_url(order.content.app_id)
+    if url is None:
+        return None
+    return OutboxRow(
+        event_id=event_id(order),
+        app_id=order.content.app_id,
+        order_id=order.order_id,
+        seq=order.version,
+        type=write.announce,
+        url=url,
+        body=webhook_json(order, write.announce, write.at_ms),
+        tries=0,
+        created_at_ms=write.at_ms,
+    )
+
+
+def add_rows(
+    into: dict[str, list[Row]], write: Write, op_id: int, webhook: OutboxRow | None, settings: Settings
+) -> None:
+    """Append a write's rows to the batch, by section."""
+    order = write.order
+    if order is not None:
+        _add_order(into, order, write.fingerprint, settings)
+        evidence = write.evidence.decode()
+        event = (order.order_id, order.version, write.at_ms, write.event_type, order.state, op_id, evidence)
+        _add(into, "events", event)
+        if write.attempts:
+            _add(into, "attempts", *(_attempt(order.order_id, attempt) for attempt in write.attempts))
+        if write.payments:
+            _add(into, "payments", *(_payment(order.order_id, payment) for payment in write.payments))
+        if write.case is not None:
+            _add(into, "cases", (order.order_id, order.version, write.case, evidence, write.at_ms))
+    if webhook is not None:
+        _add(into, "outbox", _outbox(webhook, settings))
+    if write.arrivals:
+        _add(into, "arrivals", *(msgspec.structs.astuple(arrival) for arrival in write.arrivals))
+
+
+def arrays(rows: Sequence[Row], width: int) -> list[Sequence[Any]]:
+    """Rows turned into columns."""
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _add(into: dict[str, list[Row]], section: str, *rows: Row) -> None:
+    into.setdefault(section, []).extend(rows)
+
+
+def _add_order(into: dict[str, list[Row]], order: Order, fingerprint: bytes | None, settings: Settings) -> None:
+    if order.version > 1:
+        _add(into, "moved", _move(order))
+        return
+    content = order.content
+    _add(into, "born", _birth(order, fingerprint))
+    if fingerprint is not None:
+        claim = (content.app_id, fingerprint, content.out_order_no, settings.duplicate_window_ms)
+        _add(into, "claimed", claim)
+
+
+def _birth(order: Order, fingerprint: bytes | None) -> Row:
+    content = order.content
+    return (
+        order.order_id,
+        content.app_id,
+        content.out_order_no,
+        content.amount,
+        content.currency,
+        content.subject,
+        content.buyer,
+        content.items_json,
+        content.metadata_json,
+        content.webhook_url,
+        content.return_url,
+        content.late_payment,
+        fingerprint,
+        order.state,
+        order.created_at_ms,
+        order.expires_at_ms,
+        order.next_check_at_ms,
+    )
+
+
+def _move(order: Order) -> Row:
+    return (
+        order.order_id,
+        order.version,
+        order.state,
+        order.reason,
+        order.paid_amount,
+        order.refunded_amount,
+        order.late,
+        order.paid_at_ms,
+        order.closed_at_ms,
+        order.step,
+        order.next_check_at_ms,
+    )
+
+
+def _attempt(order_id: str, attempt: Attempt) -> Row:
+    return (
+        attempt_id(order_id, attempt.number),
+        order_id,
+        attempt.number,
+        attempt.channel,
+        attempt.account,
+        attempt.method,
+        attempt.params_json,
+        attempt.state,
+        _credential(attempt.credential),
+        attempt.failure_code,
+        attempt.failure_message,
+        attempt.submits,
+        attempt.submitted_at_ms,
+    )
+
+
+def _credential(credential: Credential | None) -> str | None:
+    return None if credential is None else _encode(credential).decode()
+
+
+def _payment(order_id: str, payment: Payment) -> Row:
+    return (
+        payment.channel,
+        payment.account,
+        payment.transaction,
+        order_id,
+        attempt_id(order_id, payment.number),
+        payment.kind,
+        payment.amount,
+        payment.currency,
+        payment.success_at_ms,
+        payment.learned_at_ms,
+        payment.learned_by,
+    )
+
+
+def _outbox(webhook: OutboxRow, settings: Settings) -> Row:
+    return (
+        webhook.event_id,
+        webhook.app_id,
+        webhook.order_id,
+        webhook.seq,
+        webhook.type,
+        webhook.url,
+        webhook.body,
+        settings.webhook_lease_ms,
+        webhook.created_at_ms,
+    )
