@@ -70,7 +70,8 @@ def _shown(name: str, value: Any, depth: int) -> Any:
     if _SECRET_NAME.search(name):
         return MASK
     if isinstance(value, int):
-        return value if _in_orjson_range(value) and not _is_card(str(abs(value))) else _mask_digits(str(value))
+        shown = _mask_card(str(value))
+        return value if shown == str(value) and _in_orjson_range(value) else shown
     if isinstance(value, str):
         return _mask_text(str(value))
     return _shown_nested(name, value, depth)
