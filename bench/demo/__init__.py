@@ -1,0 +1,1 @@
+"""The ten-second proof: real parts, real kills, and an auditor who belongs to none of them."""

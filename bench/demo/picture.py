@@ -1,0 +1,157 @@
+"""What the person sees: a live picture on a terminal, a line every few seconds elsewhere, and the verdict."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bench.auditor import Finding, Latency, Report
+from bench.demo.figures import Figures
+
+LINE_EVERY_S = 2.0
+FINDINGS_SHOWN = 5
+KILLS_SHOWN = 4
+
+
+class Picture:
+    """Draws on stderr: stdout is for the result."""
+
+    def __init__(self, seconds: float) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._seconds = seconds
+        self._kills: list[str] = []
+        self._kill_count = 0
+        self._live: Live | None = None
+        self._lined_at = 0.0
+
+    def __enter__(self) -> "Picture":
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self.freeze()
+
+    def say(self, what: str, detail: str = "", took_s: float | None = None) -> None:
+        """A step done."""
+        line = Text.assemble(("▸ ", "cyan"), f"{what:<16}", f"{detail:<74}")
+        if took_s is not None:
+            line.append(f"{took_s:>6.1f}s", "dim")
+        self._console.print(line)
+
+    def killed(self, at_s: float, gateway_pid: int | None, control_pid: int | None, back_after_s: float) -> None:
+        """A kill: when, whom, and how long the gateway was away."""
+        self._kill_count += 1
+        whom = f"gateway {gateway_pid}, control {control_pid}"
+        self._kills.append(f"t={at_s:4.1f}s  kill -9  {whom}: serving again after {back_after_s:.2f}s")
+        if self._live is None:
+            self._console.print(Text.assemble(("  ✗ ", "red"), self._kills[-1]))
+
+    def show(self, at_s: float, now: Figures, phase: str) -> None:
+        """Draw this moment."""
+        if not self._console.is_terminal:
+            self._line(at_s, now, phase)
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=8, transient=False)
+            self._live.start()
+        self._live.update(self._drawn(at_s, now, phase))
+
+    def freeze(self) -> None:
+        """Leave the last picture as it is."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, at_s: float, now: Figures, phase: str) -> None:
+        if time.monotonic() - self._lined_at < LINE_EVERY_S:
+            return
+        self._lined_at = time.monotonic()
+        self._console.print(
+            f"t={at_s:4.1f}s {phase:<8} orders {now.orders}  paid at channel {now.paid_at_channel}"
+            f"  here {now.paid_here}  told {now.told}  dropped {now.notifications_dropped}  found by query {now.found_by_query}"
+            f"  control {now.control_paid}/{now.control_paid_at_channel}",
+            soft_wrap=True,
+        )
+
+    def _drawn(self, at_s: float, now: Figures, phase: str) -> Group:
+        grid = Table.grid(padding=(0, 3))
+        for _ in range(4):
+            grid.add_column(justify="left")
+        grid.add_row(
+            f"orders [b]{now.orders}[/]",
+            f"paid at channel [b]{now.paid_at_channel}[/]",
+            f"known to gateway [b]{now.paid_here}[/]",
+            f"told to shop [b]{now.told}[/]",
+        )
+        grid.add_row(
+            f"[dim]webhooks[/] {now.webhooks}",
+            f"[dim]notifications dropped[/] {now.notifications_dropped}",
+            f"[dim]found by query[/] {now.found_by_query}",
+            f"[dim]gateway kill -9[/] x{self._kill_count}",
+        )
+        open_here = max(0, now.paid_at_channel - now.told)
+        open_control = max(0, now.control_paid_at_channel - now.control_paid)
+        arms = Table.grid(padding=(0, 3))
+        arms.add_row("holdfast", _missing(open_here))
+        arms.add_row(
+            "control",
+            _missing(open_control),
+            "[dim]updates on a verified notification, never asks; same orders, same faults[/]",
+        )
+        bar = ProgressBar(total=self._seconds, completed=min(at_s, self._seconds), width=40)
+        kills = [Text(f"  {line}", "red dim") for line in self._kills[-KILLS_SHOWN:]]
+        return Group(Text(f"\n t={at_s:.0f}s  {phase}", "bold"), bar, grid, Text(""), arms, *kills)
+
+    # --- the verdict
+
+    def verdict(self, report: Report, settled_after_s: float) -> None:
+        """What the auditor found."""
+        self.freeze()
+        self._console.print()
+        self._console.print(_verdict_line(report))
+        for name, latency in (("known", report.known_after), ("told", report.told_after)):
+            if latency is not None:
+                self._console.print(f"          paid -> {name:<6} {_latency(latency)}")
+        learned, told = report.learned_by, report.told_by
+        self._console.print(
+            f"          learned by notification {learned.get('notification', 0)}, by query {learned.get('query', 0)};"
+            f" shop told by webhook {told.get('webhook', 0)}, by asking {told.get('answer', 0)};"
+            f" settled after {settled_after_s:.1f}s"
+        )
+        self._console.print(
+            Text.assemble(
+                "control   notifications only, same seed:  ",
+                (f"LOST {len(report.control_lost)}", "bold red" if report.control_lost else "green"),
+                ("   against LOST ", "dim"),
+                (f"{len(report.lost)}", "bold green" if not report.lost else "bold red"),
+            )
+        )
+        for name in ("lost", "double", "phantom", "mismatch"):
+            self._findings(name, getattr(report, name))
+
+    def _findings(self, name: str, findings: list[Finding]) -> None:
+        for finding in findings[:FINDINGS_SHOWN]:
+            self._console.print(Text.assemble((f"  {name}: ", "red"), f"{finding.subject}: {finding.why}"))
+        if len(findings) > FINDINGS_SHOWN:
+            self._console.print(f"  {name}: and {len(findings) - FINDINGS_SHOWN} more")
+
+
+def _missing(count: int) -> str:
+    return f"[green]{'all told':>16}[/]" if count == 0 else f"[yellow]{f'{count} not yet':>16}[/]"
+
+
+def _verdict_line(report: Report) -> Text:
+    counts = [(name, len(getattr(report, name))) for name in ("lost", "double", "phantom", "mismatch")]
+    line = Text("audit     channel, gateway, shop:  ")
+    for name, count in counts:
+        line.append(f"{name} {count}   ", "bold red" if count else "green")
+    return line.append("PASS" if report.passed else "FAIL", "bold green" if report.passed else "bold red")
+
+
+def _latency(latency: Latency) -> str:
+    return f"p50 {latency.p50_s:.2f}s   p99 {latency.p99_s:.2f}s   max {latency.max_s:.2f}s"

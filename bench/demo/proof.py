@@ -1,0 +1,157 @@
+"""The course of the demo: raise the stage, let customers come, kill, let things settle, freeze, audit."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable
+
+import msgspec
+
+from bench.auditor import Report, audit
+from bench.demo import configuration
+from bench.demo.figures import Figures, Watch
+from bench.demo.kills import kill_moments
+from bench.demo.picture import Picture
+from bench.demo.stage import Stage
+
+LOOK_EVERY_S = 0.5
+SETTLE_MAX_S = 60.0
+MARGIN_S = 1.5
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What `--json` prints, in this order."""
+
+    seed: int
+    orders: int
+    paid_at_channel: int
+    paid_here: int
+    told: int
+    kills: int
+    lost: int
+    double: int
+    phantom: int
+    mismatch: int
+    control_lost: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was lost, doubled, invented or changed."""
+        return not (self.lost or self.double or self.phantom or self.mismatch)
+
+
+class Proof:
+    """One run on one stage. `drain` set: no more orders, no more kills, settle and audit."""
+
+    def __init__(self, stage: Stage, picture: Picture, drain: asyncio.Event) -> None:
+        self._stage = stage
+        self._picture = picture
+        self._drain = drain
+        self._kills = 0
+
+    async def run(self, *, freeze: bool) -> Result:
+        """Play it through.
+
+        Args:
+            freeze: end all who write before the audit; false leaves them running.
+        """
+        await self._raise_stage()
+        watch = Watch(self._stage)
+        try:
+            await self._play(watch)
+            settled_after_s = await self._settle(watch)
+        finally:
+            await watch.close()
+        if freeze:
+            await self._stage.freeze()
+        report = audit(await self._stage.ledgers())
+        self._picture.verdict(report, settled_after_s)
+        return self._result(report)
+
+    async def _raise_stage(self) -> None:
+        stage, play = self._stage, self._stage.play
+        await self._step("databases", "PostgreSQL (fsync on) and Valkey, embedded", stage.start_databases())
+        await self._step("channel", f"WeChat Pay simulator: {play.faults.said()}", stage.start_channel())
+        await self._step("gateway", stage.gateway_url, stage.start_gateway())
+        await self._step("shop, control", f"{play.rate:g} orders/s for {play.seconds:g} s each", stage.start_arms())
+        self._picture.say("clock", configuration.said())
+
+    async def _step(self, what: str, detail: str, work: Awaitable[None]) -> None:
+        began = time.monotonic()
+        await work
+        self._picture.say(what, detail, time.monotonic() - began)
+
+    async def _play(self, watch: Watch) -> None:
+        killer = asyncio.create_task(self._kill())
+        try:
+            while self._elapsed_s() < self._stage.play.seconds and not self._drain.is_set():
+                await self._look(watch, "selling")
+                if killer.done():
+                    killer.result()
+        except BaseException:
+            killer.cancel()
+            raise
+        if self._drain.is_set():
+            self._stage.close_tills()
+        await killer
+
+    async def _kill(self) -> None:
+        for moment_s in kill_moments(self._stage.play.seed, self._stage.play.seconds):
+            await _wait(self._drain, self._stage.start_at + moment_s - time.time())
+            if self._drain.is_set():
+                return
+            at_s, began = self._elapsed_s(), time.monotonic()
+            gateway_pid, control_pid = await self._stage.kill_and_restart()
+            self._kills += 1
+            self._picture.killed(at_s, gateway_pid, control_pid, time.monotonic() - began)
+
+    async def _settle(self, watch: Watch) -> float:
+        """Wait until every payer has paid, every notification that comes has come, and nothing is missing."""
+        began, quiet_since, last = time.monotonic(), time.monotonic(), Figures()
+        play = self._stage.play
+        quiet_s = max(play.pay_after_max_s, play.faults.delay_s) + MARGIN_S
+        while time.monotonic() - began < SETTLE_MAX_S:
+            now = await self._look(watch, "settling")
+            if _under_way(now) != _under_way(last):
+                quiet_since, last = time.monotonic(), now
+            if time.monotonic() - quiet_since < quiet_s:
+                continue
+            report = audit(await self._stage.ledgers())
+            if report.passed:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        return time.monotonic() - began
+
+    async def _look(self, watch: Watch, phase: str) -> Figures:
+        figures = await watch.look()
+        self._picture.show(self._elapsed_s(), figures, phase)
+        await asyncio.sleep(LOOK_EVERY_S)
+        return figures
+
+    def _elapsed_s(self) -> float:
+        return max(0.0, time.time() - self._stage.start_at)
+
+    def _result(self, report: Report) -> Result:
+        return Result(
+            seed=self._stage.play.seed,
+            orders=report.orders,
+            paid_at_channel=report.paid_at_channel,
+            paid_here=report.paid_here,
+            told=report.told,
+            kills=self._kills,
+            lost=len(report.lost),
+            double=len(report.double),
+            phantom=len(report.phantom),
+            mismatch=len(report.mismatch),
+            control_lost=len(report.control_lost),
+        )
+
+
+def _under_way(figures: Figures) -> tuple[int, ...]:
+    """What changes as long as a customer, a payer or a notification is on the way, on either side."""
+    return (figures.orders, figures.payable, figures.control_orders, figures.paid_at_channel)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), max(0.0, seconds))
