@@ -177,7 +177,6 @@ class _Resource(msgspec.Struct, frozen=True):
 
 class _Notice(msgspec.Struct, frozen=True):
     event_type: str
-    resource_type: str
     resource: _Resource
 
 
@@ -455,8 +454,8 @@ def _unacceptable(request: PaymentRequest) -> str:
         return "amount: must be at least 1 fen"
     if not re.fullmatch(r"[0-9A-Za-z_\-|*]{6,32}", request.out_trade_no):
         return "out_trade_no: 6 to 32 of 0-9 A-Z a-z _ - | *"
-    if not request.subject:
-        return "subject: must not be empty"
+    if not request.subject or re.search("[\ud800-\udfff]", request.subject):
+        return "subject: must be text and not empty"
     if len(request.notify_url) > NOTIFY_URL_CHARS_MAX or "?" in request.notify_url:
         return f"notify_url: at most {NOTIFY_URL_CHARS_MAX} characters and no query"
     return ""
@@ -485,7 +484,7 @@ def _problem(answer: Response) -> tuple[_Problem, str]:
 
 
 def _not_understood(answer: Response, problem: _Problem) -> Unknown:
-    return Unknown(f"status {answer.status} {problem.code[:64]}".rstrip())
+    return Unknown(f"status {answer.status} {problem.code[:64]} {problem.message[:128]}".rstrip())
 
 
 def _decode_notice(body: bytes) -> _Notice:
