@@ -74,7 +74,7 @@ class Child:
         """SIGKILL; returns the pid of the dead."""
         pid = self.pid
         self.signal(signal.SIGKILL)
-        await self._reap()
+        await self.ended()
         return pid
 
     async def stop(self, grace_s: float = 10.0, again_after_s: float | None = None) -> bool:
@@ -90,7 +90,7 @@ class Child:
         for patience_s in (grace_s,) if again_after_s is None else (again_after_s, grace_s):
             self.signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reap(), patience_s)
+                await asyncio.wait_for(self.ended(), patience_s)
                 return True
         await self.kill()
         return False
@@ -100,7 +100,8 @@ class Child:
         if self._process is not None and self.running:
             self._process.send_signal(number)
 
-    async def _reap(self) -> None:
+    async def ended(self) -> None:
+        """Wait until it has ended and all it printed is in the file."""
         if self._process is not None:
             await self._process.wait()
         if self._reader is not None:

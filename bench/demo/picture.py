@@ -73,7 +73,8 @@ class Picture:
         self._lined_at = time.monotonic()
         self._console.print(
             f"t={at_s:4.1f}s {phase:<8} orders {now.orders}  paid at channel {now.paid_at_channel}"
-            f"  here {now.paid_here}  told {now.told}  dropped {now.notifications_dropped}  found by query {now.found_by_query}"
+            f"  here {now.paid_here}  told {now.told}  dropped {now.notifications_dropped}"
+            f"  found by query {now.found_by_query}"
             f"  control {now.control_paid}/{now.control_paid_at_channel}",
             soft_wrap=True,
         )

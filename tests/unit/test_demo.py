@@ -1,0 +1,110 @@
+"""The pure parts of the demo: when it kills, how it compresses time, and how it handles its children."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.demo import configuration
+from bench.demo.configuration import FASTER, Addresses
+from bench.demo.kills import kill_moments
+from bench.processes import Child, ProcessError, free_port
+from channels.simulator.credentials import make_credentials
+from gateway import config
+from gateway.config import Checks
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(1, 2), (6, 2), (10, 2), (30, 6), (60, 12)])
+def test_kills_come_at_least_twice_in_order_within_the_run_and_apart(seconds: float, count: int) -> None:
+    for seed in range(50):
+        moments = kill_moments(seed, seconds)
+        assert len(moments) == count
+        assert moments == sorted(moments)
+        assert moments[0] > 0
+        assert moments[-1] < seconds
+        gaps = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        assert min(gaps) >= 0.49 * seconds / count
+    assert kill_moments(1, 30) == kill_moments(1, 30) != kill_moments(2, 30)
+
+
+def test_every_ladder_of_checks_is_divided_alike_and_keeps_its_shape() -> None:
+    fast = configuration.compressed(Checks())
+    assert fast["timeout_s"] == 30 / FASTER
+    assert fast["queries_s"] == [0.5, 1.0, 1.5]
+    assert fast["pay_wait_s"] == Checks().pay_wait_s
+    assert set(fast) == set(Checks.__struct_fields__)
+
+
+def test_the_demo_s_configuration_file_is_one_the_gateway_accepts(tmp_path: Path) -> None:
+    merchant = make_credentials(tmp_path / "simulator", ["holdfast"])["holdfast"]
+    addresses = Addresses(
+        20001, "postgresql://postgres@/postgres?host=%2Fx", "unix:///x.sock", "http://127.0.0.1:20002"
+    )
+    configuration.write(tmp_path / "holdfast.toml", addresses, merchant.section())
+    read = config.load(tmp_path / "holdfast.toml", {})
+    assert read.server.public_url == "http://127.0.0.1:20001"
+    assert read.checks.timeout_s == 1.5
+    assert read.channels.wechatpay is not None
+    assert read.channels.wechatpay.mchid == merchant.mchid
+    assert not read.database.allow_unsafe
+    assert "20x faster" in configuration.said()
+
+
+def child(tmp_path: Path, code: str) -> Child:
+    return Child("child", [sys.executable, "-u", "-c", code], tmp_path / "child.log")
+
+
+async def test_a_child_is_ready_when_it_says_so_and_can_be_killed_and_started_again(tmp_path: Path) -> None:
+    program = child(tmp_path, "print('noise'); print('ready 1'); import time; time.sleep(60)")
+    assert await program.start(ready="ready") == "ready 1"
+    first = program.pid
+    assert await program.kill() == first
+    assert program.pid is None
+    await program.start(ready="ready")
+    assert program.pid not in (None, first)
+    assert await program.stop()
+    assert not program.running
+
+
+async def test_a_child_that_ends_early_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    program = child(tmp_path, "import sys; sys.exit('no such database')")
+    with pytest.raises(ProcessError, match="no such database"):
+        await program.start(ready="ready")
+
+
+async def test_a_child_that_stays_silent_is_killed_and_reported(tmp_path: Path) -> None:
+    program = child(tmp_path, "import time; time.sleep(60)")
+    with pytest.raises(ProcessError, match="did not become ready"):
+        await program.start(ready="ready", within_s=0.2)
+    assert not program.running
+
+
+async def test_a_child_deaf_to_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)"
+    program = child(tmp_path, deaf)
+    await program.start(ready="ready")
+    assert not await program.stop(grace_s=0.2)
+    assert not program.running
+
+
+async def test_a_child_that_prints_more_than_a_pipe_holds_is_not_stopped_by_it(tmp_path: Path) -> None:
+    program = child(tmp_path, "print('ready'); print('x\\n' * 1_000_000); print('end')")
+    await program.start(ready="ready")
+    await program.ended()
+    assert (tmp_path / "child.log").read_text().endswith("x\n\nend\n")
+
+
+async def test_settings_of_the_product_in_our_environment_do_not_reach_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_SERVER__PORT", "1")
+    program = child(tmp_path, "import os; print('ready', [name for name in os.environ if 'HOLDFAST' in name])")
+    assert await program.start(ready="ready") == "ready []"
+    await program.ended()
+
+
+def test_ports_are_distinct_and_outside_the_range_of_outgoing_connections() -> None:
+    taken: set[int] = set()
+    ports = [free_port(taken) for _ in range(5)]
+    assert len(set(ports)) == 5
+    assert max(ports) < 32768
