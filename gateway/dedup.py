@@ -8,7 +8,6 @@ ours, not a customer's request, finds out when it is back.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -23,6 +22,7 @@ from gateway.metrics import Metrics
 PIPELINE_MAX = 512
 WAITING_MAX = 4_096  # hints; more answer None at once
 TRY_AGAIN_S = 0.5
+CANCEL_AGAIN_S = 0.1
 VALUE_PREFIX = b"holdfast:1:"  # a value without it is not ours
 VALUE_LENGTH_MAX = 512
 
@@ -71,9 +71,8 @@ class Dedup:
 
     async def stop(self) -> None:
         """Answer None to all that wait and close the connection."""
-        for task in filter(None, (self._asking, self._recovering)):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await _end(self._recovering)
+        await _end(self._asking)
         self._answer_nobody_knows(self._waiting)
         self._waiting = []
         if self._redis is not None:
@@ -92,20 +91,21 @@ class Dedup:
 
     async def _ask(self, page: list[_Hint]) -> None:
         assert self._redis is not None
+        # Not asyncio.timeout: redis-py can swallow a cancellation, and no request may wait until it does not.
+        overdue = asyncio.get_running_loop().call_later(self._timeout_s, self._leave_alone, page, TimeoutError())
         try:
-            async with asyncio.timeout(self._timeout_s):
-                pipeline = self._redis.pipeline(transaction=False)
-                for hint in page:
-                    pipeline.set(hint.key, hint.value, nx=True, px=self._window_ms, get=True)
-                found = await pipeline.execute(raise_on_error=False)
+            pipeline = self._redis.pipeline(transaction=False)
+            for hint in page:
+                pipeline.set(hint.key, hint.value, nx=True, px=self._window_ms, get=True)
+            found = await pipeline.execute(raise_on_error=False)
         except Exception as error:  # whatever a client makes of rubbish on the wire: nobody knows
-            self._leave_alone(error)
-            self._answer_nobody_knows(page)
+            self._leave_alone(page, error)
             return
+        finally:
+            overdue.cancel()
         for hint, value in zip(page, found, strict=True):
-            number = self._read(hint, value)
             if not hint.answer.done():
-                hint.answer.set_result(number)
+                hint.answer.set_result(self._read(hint, value))
 
     def _read(self, hint: _Hint, value: Any) -> str | None:
         if value is None:
@@ -125,16 +125,17 @@ class Dedup:
                 self._metrics.dedup["unavailable"].inc()
                 hint.answer.set_result(None)
 
-    def _leave_alone(self, error: Exception) -> None:
-        structlog.get_logger().warning("redis_unavailable", error=error)
-        waiting, self._waiting = self._waiting, []
-        self._answer_nobody_knows(waiting)
+    def _leave_alone(self, page: list[_Hint], error: Exception) -> None:
+        self._answer_nobody_knows(page + self._waiting)
+        self._waiting = []
         if self._recovering is None:
+            structlog.get_logger().warning("redis_unavailable", error=error)
             self._recovering = asyncio.create_task(self._recover(), name="dedup: recover")
 
     async def _recover(self) -> None:
         assert self._redis is not None
         try:
+            await _end(self._asking)
             # What the old connection still sends belongs to questions nobody asks any more.
             await _hang_up(self._redis)
             while not await self._answers(self._redis):
@@ -145,12 +146,10 @@ class Dedup:
             self._recovering = None
 
     async def _answers(self, redis: Redis) -> bool:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answer: Awaitable[bool] = redis.ping()
-                return bool(await answer)
-        except Exception:
-            return False
+        ping = asyncio.ensure_future(redis.ping())
+        await asyncio.wait({ping}, timeout=self._timeout_s)
+        await _end(ping)
+        return not ping.cancelled() and ping.exception() is None and ping.result() is True
 
 
 def _client(url: str) -> Redis:
@@ -161,6 +160,13 @@ def _client(url: str) -> Redis:
 async def _hang_up(redis: Redis) -> None:
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         await redis.connection_pool.disconnect()
+
+
+async def _end(task: asyncio.Future[Any] | None) -> None:
+    """Cancel until it is over: redis-py can swallow a cancellation."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
 
 
 def _number_in(value: Any) -> str | None:
