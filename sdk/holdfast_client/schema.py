@@ -70,6 +70,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     buyer: str | None = None
     items: list[Any] | None = None
     metadata: dict[str, Any] | None = None
+    webhook_url: str | None = None
+    return_url: str | None = None
+    late_payment: str = "accept"
     refund_status: str = "none"
     paid_amount: int = 0
     refunded_amount: int = 0
@@ -92,9 +95,9 @@ class Payment(msgspec.Struct, frozen=True):
 
 
 class PayResult(msgspec.Struct, frozen=True):
-    """The answer to a `pay`."""
+    """The answer to a `pay`. No payment: there is nothing to pay any more; the order says why."""
 
-    payment: Payment
+    payment: Payment | None
     order: Order
 
 

@@ -1,6 +1,7 @@
 """The pure parts of the demo: when it kills, how it compresses time, and how it handles its children."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_kills_come_at_least_twice_in_order_within_the_run_and_apart(seconds: fl
         assert moments == sorted(moments)
         assert moments[0] > 0
         assert moments[-1] < seconds
-        gaps = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(moments)]
         assert min(gaps) >= 0.49 * seconds / count
     assert kill_moments(1, 30) == kill_moments(1, 30) != kill_moments(2, 30)
 

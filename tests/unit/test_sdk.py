@@ -216,6 +216,7 @@ async def test_numbers_are_quoted_and_a_pay_without_credential_is_a_value() -> N
     async with gateway(handler) as client:
         await client.get_by_number("A 1&x=é")
         result = await client.pay("0" * 26, channel="wechatpay", method="native")
+    assert result.payment is not None
     assert result.payment.credential is None
     assert paths == ["/v1/orders?out_order_no=A%201%26x%3D%C3%A9", f"/v1/orders/{'0' * 26}/pay"]
 

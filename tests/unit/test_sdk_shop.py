@@ -15,6 +15,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
+from bench.ledgers import ShopOrder, read_shop_ledger
 from examples.shop import bookkeeping
 from examples.shop.counter import Counter
 from examples.shop.ledger import SCHEMA, Ledger
@@ -157,6 +158,17 @@ async def test_the_file_is_synced_at_every_commit(ledger: Ledger) -> None:
         ]
     )
     assert pragmas == ["wal", 2]
+
+
+async def test_the_auditor_reads_what_the_shop_writes(ledger: Ledger, tmp_path: Path) -> None:
+    await ledger.do(lambda connection: bookkeeping.remember(connection, WANTED, 1.0, 10.0))
+    await ledger.do(lambda connection: bookkeeping.receive(connection, event("evt_1", order(OrderState.PAID, 3)), 2.5))
+    assert read_shop_ledger(tmp_path / "shop.sqlite") == [
+        ShopOrder(
+            out_order_no="A-1", order_id="0" * 26, amount=500, currency="CNY", paid_amount=500, fulfilled_count=1,
+            learned_by="webhook", paid_at_s=2.5,
+        )
+    ]  # fmt: skip
 
 
 # --- the door -------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Checkout(msgspec.Struct, frozen=True):
     async def pay(self, order: Order) -> None:
         """Ask for the code. No code yet means that the channel's answer is still unknown."""
         result = await self.holdfast.pay(order.order_id, channel=self.channel, method=self.method)
-        credential = result.payment.credential
+        credential = result.payment.credential if result.payment else None
 
         def write_down(connection: sqlite3.Connection) -> None:
             if credential is not None:
