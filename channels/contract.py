@@ -193,5 +193,5 @@ class Channel(Protocol):
     def refuse(self, reason: str) -> Acknowledgement:
         """'We do not have it, send it again', in the channel's words."""
 
-    def refresh_keys(self, stamp: Stamp) -> Flow[bool] | None:
-        """A flow that fetches the channel's verification keys (true: they were learned); None if keys are fixed."""
+    def refresh_keys(self, stamp: Stamp) -> Flow[bool]:
+        """Fetch the channel's current verification keys; true if they were learned."""

@@ -91,7 +91,7 @@ class Postgres(Server):
     def _choose_run_as(self) -> RunAs:
         run_as = privileges.choose_run_as()
         if run_as is RunAs.NOBODY:
-            for path in (self.bin_dir / "postgres", self.data_dir, self.socket_dir / self.socket_name):
+            for path in (self.bin_dir / "postgres", self.data_dir, self.socket_dir):
                 if closed := privileges.closed_to_others(path):
                     raise EmbeddedError(
                         "PostgreSQL does not run as root, this machine refuses user namespaces, and the account nobody "

@@ -59,3 +59,9 @@ WITH old AS (
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM submissions s USING old WHERE s.app_id = old.app_id AND s.fingerprint = old.fingerprint
+
+-- query: endpoints
+SELECT app_id, webhook_url FROM apps
+
+-- query: writable
+SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'

@@ -1,0 +1,35 @@
+"""Who is calling: `Authorization: Bearer hk_...`."""
+
+from aiohttp import web
+
+from gateway.api.problems import Problem
+from gateway.storage.apps import App, Apps
+from gateway.storage.endpoints import Endpoints
+
+SCHEME = "Bearer "
+
+
+class Authenticator:
+    """Finds the app a request comes from."""
+
+    def __init__(self, apps: Apps, endpoints: Endpoints) -> None:
+        self._apps = apps
+        self._endpoints = endpoints
+
+    async def app_of(self, request: web.Request) -> App:
+        """The calling app.
+
+        Raises:
+            Problem: 401.
+        """
+        header = request.headers.get("Authorization", "")
+        if not header.startswith(SCHEME):
+            raise Problem("unauthorized", "send Authorization: Bearer <key>", param="Authorization")
+        key = header[len(SCHEME) :]
+        app = self._apps.cached(key)
+        if app is None:
+            app = await self._apps.authenticate(key)
+            if app is None:
+                raise Problem("unauthorized", "this key is unknown or revoked", param="Authorization")
+            self._endpoints.learn(app.app_id, app.webhook_url)
+        return app

@@ -1,0 +1,131 @@
+"""What channels call: notifications. Believed only when verified, recorded in any case, acknowledged when durable."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+from actors.checkpoint import Arrival, record
+from actors.errors import ActorError, OrderNotFound
+from actors.events import Source
+from actors.ports import Clock, Journal
+from actors.registry import Registry
+from channels.contract import Acknowledgement, Channel, ChannelPayment, RejectReason
+from channels.errors import NotificationRejected
+from gateway import ids
+from gateway.api.bodies import read_bytes
+from gateway.api.problems import Problem
+from gateway.channel_keys import KeyRefresher
+from gateway.effect_runner import InstalledChannel, payment_reported
+from gateway.metrics import Metrics
+from gateway.probe import probe
+
+_ORDER_ID = re.compile(r"[0-9A-Z]{26}\Z")
+_NUMBER = re.compile(r"(?!00)[0-9]{2}\Z")
+VERIFIED = "verified"
+MISDIRECTED = "misdirected"
+UNKNOWN_ORDER = "unknown_order"
+HEADERS_BYTES_MAX = 16_384
+UNRECORDED_HEADERS = frozenset({"authorization", "cookie"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+class CallbacksApi:
+    """The handler of all channels' notifications."""
+
+    def __init__(
+        self,
+        channels: Mapping[str, InstalledChannel],
+        registry: Registry,
+        journal: Journal,
+        clock: Clock,
+        keys: KeyRefresher,
+        metrics: Metrics,
+    ) -> None:
+        self._channels = channels
+        self._registry = registry
+        self._journal = journal
+        self._clock = clock
+        self._keys = keys
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where the handler stands."""
+        return [web.post("/callbacks/{channel}/{order_id}/{attempt}", self.notified)]
+
+    async def notified(self, request: web.Request) -> web.Response:
+        """Answer a notification in the channel's words."""
+        order_id, attempt = request.match_info["order_id"], request.match_info["attempt"]
+        installed = self._channels.get(request.match_info["channel"])
+        if installed is None or not _ORDER_ID.match(order_id) or not _NUMBER.match(attempt):
+            raise Problem("not_found")
+        channel = installed.channel
+        body = await read_bytes(request)
+        headers = {name.lower(): _printable(value) for name, value in request.headers.items()}
+        try:
+            payment = await self._verify(channel, headers, body)
+            if payment.out_trade_no != order_id + attempt:
+                raise NotificationRejected(RejectReason.MALFORMED, MISDIRECTED)
+        except NotificationRejected as rejected:
+            return await self._rejected(channel, rejected, self._arrival(request, headers, body, rejected.reason))
+        arrival = self._arrival(request, headers, body, VERIFIED)
+        return await self._credit(channel, payment, arrival, order_id, int(attempt))
+
+    async def _verify(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> ChannelPayment:
+        now_s = self._clock.now_ms() // 1000
+        try:
+            return channel.notification(headers, body, now_s)
+        except NotificationRejected as rejected:
+            if rejected.reason is not RejectReason.UNKNOWN_KEY or not await self._keys.refresh(channel.name):
+                raise
+        return channel.notification(headers, body, now_s)
+
+    async def _rejected(self, channel: Channel, rejected: NotificationRejected, arrival: Arrival) -> web.Response:
+        """Nothing in it is believed, but that it came is kept."""
+        self._metrics.notifications[channel.name, rejected.reason].inc()
+        await self._journal.commit(record(arrival))
+        return _answer(channel.refuse(rejected.reason))
+
+    async def _credit(
+        self, channel: Channel, payment: ChannelPayment, arrival: Arrival, order_id: str, number: int
+    ) -> web.Response:
+        evidence = f"notification {arrival.notification_id}"
+        event = payment_reported(arrival.received_at_ms, number, Source.NOTIFICATION, payment, evidence)
+        try:
+            await self._registry.ask(order_id, event, (arrival,))
+        except OrderNotFound:
+            self._metrics.notifications[channel.name, UNKNOWN_ORDER].inc()
+            await self._journal.commit(record(msgspec.structs.replace(arrival, verdict=UNKNOWN_ORDER)))
+            return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
+        except ActorError:
+            self._metrics.notifications[channel.name, "deferred"].inc()
+            return _answer(msgspec.structs.replace(channel.refuse("try again"), status=503))
+        self._metrics.notifications[channel.name, VERIFIED].inc()
+        probe("before_ack")
+        return _answer(channel.acknowledge())
+
+    def _arrival(self, request: web.Request, headers: Mapping[str, str], body: bytes, verdict: str) -> Arrival:
+        at_ms = self._clock.now_ms()
+        kept = {name: value for name, value in headers.items() if name not in UNRECORDED_HEADERS}
+        return Arrival(
+            notification_id=ids.notification_id(at_ms),
+            channel=request.match_info["channel"],
+            order_id=request.match_info["order_id"],
+            attempt=request.match_info["attempt"],
+            verdict=verdict,
+            headers_json=_encode(kept).decode(),
+            body=body,
+            received_at_ms=at_ms,
+        )
+
+
+def _printable(value: str) -> str:
+    """A header without the lone surrogates that stand for bytes which are not UTF-8."""
+    return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+
+
+def _answer(acknowledgement: Acknowledgement) -> web.Response:
+    headers = {"Content-Type": acknowledgement.content_type} if acknowledgement.body else None
+    return web.Response(status=acknowledgement.status, body=acknowledgement.body, headers=headers)

@@ -1,0 +1,50 @@
+"""The door every request comes through: its id, its protocol, and what it hears when something is wrong."""
+
+import itertools
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import HttpVersion10, HttpVersion11, web
+
+from actors.errors import ActorError
+from gateway.api.problems import Problem, problem_of, problem_of_http, problem_response
+from gateway.probe import probe
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID = re.compile(r"[0-9A-Za-z_.:-]{1,64}\Z")
+_PREFIX = secrets.token_hex(4)
+_count = itertools.count(1)
+
+log = structlog.get_logger(__name__)
+
+
+@web.middleware
+async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Run a handler; every way it can fail ends in a problem document."""
+    given = request.headers.get("X-Request-Id")
+    request_id = given if given is not None and _REQUEST_ID.match(given) else f"req_{_PREFIX}{next(_count):08x}"
+    try:
+        if request.version not in (HttpVersion11, HttpVersion10):
+            raise Problem("protocol_unsupported")
+        response = await handler(request)
+    except Problem as problem:
+        response = problem_response(problem, request_id)
+    except ActorError as error:
+        response = problem_response(problem_of(error), request_id)
+    except web.HTTPException as error:
+        response = problem_response(problem_of_http(error), request_id)
+    except Exception as error:
+        log.error("request_failed", request_id=request_id, path=request.path, exc_info=error)
+        response = problem_response(_of_unexpected(error), request_id)
+    response.headers["X-Request-Id"] = request_id
+    probe("before_reply")
+    return response
+
+
+def _of_unexpected(error: Exception) -> Problem:
+    """The database being away is a state of the world; anything else is a mistake of ours."""
+    away = isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("asyncpg")
+    return Problem("unavailable" if away else "internal_error")

@@ -1,0 +1,150 @@
+"""The command line: `serve` is the product, `app add` lets an application in, `config check` finds mistakes."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import asyncpg
+import click
+import uvloop
+
+from channels.errors import KeyMaterialError
+from gateway import logs
+from gateway.config import Config, ConfigError, Env, load
+
+REFUSED = 4  # exit code: understood, and not done
+
+config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A TOML file; HOLDFAST_SECTION__KEY variables win over it.",
+)
+
+
+@click.group()
+def main() -> None:
+    """Holdfast, a payment center that never loses an order."""
+
+
+@main.command()
+@config_option
+def serve(path: Path | None) -> None:
+    """Run one gateway. Without a database address it starts the embedded ones."""
+    config = _load(path)
+    uvloop.run(_clearly(lambda: _serve(config)))
+
+
+@main.group()
+def app() -> None:
+    """Business applications."""
+
+
+@app.command("add")
+@click.argument("name")
+@click.option("--webhook", "webhook_url", help="Where the app wants to hear of its orders.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def app_add(name: str, webhook_url: str | None, as_json: bool, path: Path | None) -> None:
+    """Make an app; its key and webhook secret are shown once."""
+    config = _load(path)
+    made = asyncio.run(_clearly(lambda: _add_app(config, name, webhook_url)))
+    if as_json:
+        click.echo(json.dumps(made))
+        return
+    click.echo(f"app             {made['app_id']}")
+    click.echo(f"api key         {made['api_key']}")
+    click.echo(f"webhook secret  {made['webhook_secret']}")
+    click.echo("Neither is shown again: the key is stored as a hash, the secret sealed.")
+
+
+@main.group("config")
+def config_group() -> None:
+    """The configuration."""
+
+
+@config_group.command("check")
+@config_option
+def config_check(path: Path | None) -> None:
+    """Read the configuration and report every mistake."""
+    _load(path)
+    click.echo("the configuration is fine")
+
+
+def _load(path: Path | None) -> Config:
+    try:
+        config = load(path, os.environ)
+    except ConfigError as error:
+        _refuse(str(error))
+    logs.configure(production=config.env is Env.PROD)
+    return config
+
+
+async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
+    """What an operator can mend is said in a sentence, without a traceback."""
+    from gateway.embedded import EmbeddedError  # noqa: PLC0415 - heavy parts load only for the verbs that need them
+    from gateway.probe import ProbeError  # noqa: PLC0415
+    from gateway.sealing import MasterKeyError  # noqa: PLC0415
+    from gateway.storage.apps import AppError  # noqa: PLC0415
+    from gateway.storage.migrate import MigrationError, UnsafeDatabaseError  # noqa: PLC0415
+
+    try:
+        return await work()
+    except (AppError, EmbeddedError, KeyMaterialError, MasterKeyError, MigrationError, UnsafeDatabaseError) as error:
+        _refuse(str(error))
+    except ProbeError as error:
+        _refuse(str(error))
+    except (asyncpg.PostgresError, OSError) as error:
+        _refuse(f"{type(error).__name__}: {error}")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    click.echo(sentence, err=True)
+    sys.exit(REFUSED)
+
+
+async def _serve(config: Config) -> None:
+    from gateway.app import Gateway, arm_probes  # noqa: PLC0415
+
+    arm_probes(config, dict(os.environ))
+    gateway = Gateway(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop_then_end, stopping)
+    try:
+        await gateway.start()
+        click.echo(f"serving {gateway.url}")
+        await stopping.wait()
+    finally:
+        await gateway.stop()
+
+
+def _stop_then_end(stopping: asyncio.Event) -> None:
+    """The first signal drains; the second ends the process now, which must be just as safe."""
+    if stopping.is_set():
+        os._exit(130)
+    stopping.set()
+
+
+async def _add_app(config: Config, name: str, webhook_url: str | None) -> dict[str, str]:
+    from gateway.app import Databases, make_pool, prepare_schema, sealer_of  # noqa: PLC0415
+    from gateway.storage.apps import Apps  # noqa: PLC0415
+
+    databases = Databases(config)
+    try:
+        await databases.start()
+        await prepare_schema(config, databases.postgres_url)
+        pool = await make_pool(config, databases.postgres_url)
+        try:
+            made = await Apps(pool, sealer_of(config)).add(name, webhook_url)
+        finally:
+            await pool.close()
+    finally:
+        await databases.stop()
+    return {"app_id": made.app_id, "api_key": made.api_key, "webhook_secret": made.webhook_secret}

@@ -1,0 +1,245 @@
+"""Carries out what orders ask for: the one file that knows actors and channels.
+
+An effect runs as a task after its intent is durable; what came of it is told to the order as an event. An effect lost
+with the process is asked for again by the sweep. Two queries for one attempt at the same time are one.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import assert_never
+
+import msgspec
+import structlog
+
+from actors.actor import Asked
+from actors.effects import Close, Effect, Query, Submit
+from actors.errors import ActorError, OrderNotFound, Stopped
+from actors.events import (
+    Credential,
+    Event,
+    OutcomeUnknown,
+    PaymentReported,
+    ReportedAlreadyPaid,
+    ReportedClosed,
+    ReportedNotFound,
+    ReportedNotPaid,
+    Source,
+    SubmitAccepted,
+    SubmitRefused,
+    Verb,
+)
+from actors.order import Attempt, Order, attempt_id
+from actors.ports import Clock
+from channels.contract import (
+    Accepted,
+    AlreadyPaid,
+    Channel,
+    ChannelPayment,
+    ClosedAtChannel,
+    CloseOutcome,
+    NotFound,
+    NotPaid,
+    Paid,
+    PaymentRequest,
+    PayOutcome,
+    QueryOutcome,
+    Refused,
+    Unknown,
+)
+from gateway.probe import probe
+from gateway.transport import Transport
+
+TELL_AGAIN_FIRST_S = 0.05
+TELL_AGAIN_MAX_S = 2.0
+RUNNING_MAX = 2000  # effects at once; the sweep claims no more than that
+EXPIRY_MARGIN_S = 5  # the channel's order ends a little before ours, so that its "closed" is the later word
+
+log = structlog.get_logger(__name__)
+
+
+class InstalledChannel(msgspec.Struct, frozen=True):
+    """A channel with its account, and the connections it is reached through."""
+
+    channel: Channel
+    transport: Transport
+
+
+class EffectRunner:
+    """Runs effects. `tell` is the registry's `ask`; `public_url` is where channels reach us."""
+
+    def __init__(self, channels: Mapping[str, InstalledChannel], clock: Clock, public_url: str) -> None:
+        self._channels = channels
+        self._clock = clock
+        self._public_url = public_url
+        self._tell: Callable[[str, Event], Asked] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._queries: set[tuple[str, int]] = set()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def connect(self, tell: Callable[[str, Event], Asked]) -> None:
+        """Close the circle: who hears what came of an effect."""
+        self._tell = tell
+
+    def __call__(self, order: Order, effects: Sequence[Effect]) -> None:
+        """Start effects; returns at once."""
+        for effect in effects:
+            key = (order.order_id, effect.number)
+            if isinstance(effect, Query):
+                if key in self._queries:
+                    continue
+                self._queries.add(key)
+            task = asyncio.create_task(self._carry_out(order, effect))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+        if len(self._tasks) >= RUNNING_MAX:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait until effects of more orders can be taken."""
+        await self._room.wait()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Let what is running end, for a while; what is cut off is found by the sweep of whoever comes next."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if len(self._tasks) < RUNNING_MAX // 2:
+            self._room.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("effect_failed", exc_info=task.exception())
+
+    async def _carry_out(self, order: Order, effect: Effect) -> None:
+        attempt = order.attempt(effect.number)
+        if attempt is None:
+            return
+        try:
+            event = await self._ask_channel(order, attempt, effect)
+        finally:
+            if isinstance(effect, Query):
+                self._queries.discard((order.order_id, effect.number))
+        probe("after_channel")
+        await self._report(order.order_id, event)
+
+    async def _ask_channel(self, order: Order, attempt: Attempt, effect: Effect) -> Event:
+        installed = self._channels.get(attempt.channel)
+        if installed is None or installed.channel.account != attempt.account:
+            reason = f"channel {attempt.channel} with account {attempt.account} is not installed"
+            return OutcomeUnknown(self._clock.now_ms(), attempt.number, _VERBS[type(effect)], reason)
+        out_trade_no = attempt_id(order.order_id, attempt.number)
+        channel, transport = installed.channel, installed.transport
+        probe("before_channel")
+        match effect:
+            case Submit():
+                request = self._payment_request(order, attempt, out_trade_no)
+                paid = await transport.run(lambda stamp: channel.pay(request, stamp), op="pay", retries=1)
+                return self._submitted(attempt.number, paid)
+            case Query():
+                found = await transport.run(lambda stamp: channel.query(out_trade_no, stamp), op="query", retries=1)
+                return self._queried(attempt.number, found)
+            case Close():
+                ended = await transport.run(lambda stamp: channel.close(out_trade_no, stamp), op="close", retries=1)
+                return self._closed(attempt.number, ended)
+            case _:
+                assert_never(effect)
+
+    def _payment_request(self, order: Order, attempt: Attempt, out_trade_no: str) -> PaymentRequest:
+        return PaymentRequest(
+            out_trade_no=out_trade_no,
+            method=attempt.method,
+            amount=order.content.amount,
+            currency=order.content.currency,
+            subject=order.content.subject,
+            notify_url=f"{self._public_url}/callbacks/{attempt.channel}/{order.order_id}/{attempt.number:02d}",
+            expires_at_s=order.expires_at_ms // 1000 - EXPIRY_MARGIN_S,
+            params={} if attempt.params_json is None else json.loads(attempt.params_json),
+        )
+
+    def _submitted(self, number: int, outcome: PayOutcome) -> Event:
+        at_ms = self._clock.now_ms()
+        match outcome:
+            case Accepted(credential):
+                shown = Credential(credential.type, credential.value, credential.expires_at_s * 1000)
+                return SubmitAccepted(at_ms, number, shown)
+            case Refused(code, message):
+                return SubmitRefused(at_ms, number, code, message)
+            case AlreadyPaid():
+                return ReportedAlreadyPaid(at_ms, number)
+            case Unknown(reason):
+                return OutcomeUnknown(at_ms, number, Verb.SUBMIT, reason)
+            case _:
+                assert_never(outcome)
+
+    def _queried(self, number: int, outcome: QueryOutcome) -> Event:
+        at_ms = self._clock.now_ms()
+        match outcome:
+            case Paid(payment):
+                return payment_reported(at_ms, number, Source.QUERY, payment)
+            case NotPaid():
+                return ReportedNotPaid(at_ms, number)
+            case NotFound():
+                return ReportedNotFound(at_ms, number)
+            case ClosedAtChannel():
+                return ReportedClosed(at_ms, number)
+            case Unknown(reason):
+                return OutcomeUnknown(at_ms, number, Verb.QUERY, reason)
+            case _:
+                assert_never(outcome)
+
+    def _closed(self, number: int, outcome: CloseOutcome) -> Event:
+        at_ms = self._clock.now_ms()
+        match outcome:
+            case ClosedAtChannel():
+                return ReportedClosed(at_ms, number)
+            case AlreadyPaid():
+                return ReportedAlreadyPaid(at_ms, number)
+            case NotFound():
+                return ReportedNotFound(at_ms, number)
+            case Unknown(reason):
+                return OutcomeUnknown(at_ms, number, Verb.CLOSE, reason)
+            case _:
+                assert_never(outcome)
+
+    async def _report(self, order_id: str, event: Event) -> None:
+        """Tell the order, again and again while the database is away: what a channel said is not thrown away."""
+        assert self._tell is not None, "connected at start"
+        wait_s = TELL_AGAIN_FIRST_S
+        while True:
+            try:
+                await self._tell(order_id, event)
+            except (OrderNotFound, Stopped):
+                return
+            except ActorError as error:
+                log.warning("report_delayed", order_id=order_id, error=str(error)[:300])
+            else:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, TELL_AGAIN_MAX_S)
+
+
+_VERBS: dict[type[Effect], Verb] = {Submit: Verb.SUBMIT, Query: Verb.QUERY, Close: Verb.CLOSE}
+
+
+def payment_reported(
+    at_ms: int, number: int, source: Source, payment: ChannelPayment, evidence: str = ""
+) -> PaymentReported:
+    """A channel's word on a payment, as the event an order is told."""
+    return PaymentReported(
+        at_ms=at_ms,
+        number=number,
+        source=source,
+        channel=payment.channel,
+        account=payment.account,
+        transaction=payment.channel_transaction,
+        amount=payment.amount,
+        currency=payment.currency,
+        success_at_ms=payment.success_at_s * 1000,
+        evidence=evidence,
+    )
