@@ -5,6 +5,7 @@ does.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -37,13 +38,14 @@ ROOT = Path(__file__).resolve().parent.parent / "var" / "bench"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the scenarios and print what they found."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _interrupt)
     console = Console(stderr=True)
     try:
         found = [_measure(name, options, console) for name in options.scenarios or DEFAULT]
     except (BenchError, ChildError, UnexpectedAnswerError) as error:
         console.print(f"[bold red]bench failed[/]: {error}", highlight=False)
-        console.print(f"its logs stay under {ROOT}", highlight=False)
+        console.print(f"logs stay under {ROOT}", highlight=False)
         return 1
     except KeyboardInterrupt:
         console.print("stopped; nothing was measured")
@@ -85,13 +87,17 @@ def _within(number: float, least: float, most: float) -> float:
 
 
 def _measure(name: str, options: argparse.Namespace, console: Console) -> Findings:
-    """In a new directory, removed when all went well."""
-    directory = ROOT / name
-    shutil.rmtree(directory, ignore_errors=True)
+    """In a new directory; after a failure it stays, for its logs."""
+    directory = ROOT / f"{name}-{os.getpid()}"
     directory.mkdir(parents=True)
     console.print(f"{name} ...", end=" ")
     since = time.monotonic()
-    found = SCENARIOS[name](Setting(directory=directory, seconds=options.seconds, connections=options.connections))
+    setting = Setting(directory=directory, seconds=options.seconds, connections=options.connections)
+    try:
+        found = SCENARIOS[name](setting)
+    except KeyboardInterrupt:
+        shutil.rmtree(directory)
+        raise
     console.print(f"{time.monotonic() - since:.0f} s")
     shutil.rmtree(directory)
     return found
@@ -109,6 +115,9 @@ def _table(found: Sequence[Findings]) -> Table:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Stop, once: a second Ctrl-C must not keep the children from being ended."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
