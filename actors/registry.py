@@ -15,7 +15,18 @@ from actors.checkpoint import Arrival, Write, birth, move, record
 from actors.deadlines import Schedule
 from actors.effects import Submit
 from actors.errors import OrderNotFound, Overloaded, Stopped
-from actors.events import Due, Event, OutcomeUnknown, PayRequested, SubmitAccepted, SubmitRefused, Verb
+from actors.events import (
+    CloseRequested,
+    Due,
+    Event,
+    OutcomeUnknown,
+    PayRequested,
+    ReportedAlreadyPaid,
+    SubmitAccepted,
+    SubmitRefused,
+    SyncRequested,
+    Verb,
+)
 from actors.lifecycle import transition
 from actors.order import Decision, Order
 from actors.ports import Clock, Journal, RunEffects, Verdict
@@ -153,6 +164,8 @@ class Registry:
         answer = Answer(decision.reply, decision.order)
         if decision.effects:
             self._act(actor, decision)
+        elif not isinstance(letter.event, PayRequested | CloseRequested | SyncRequested | Due):
+            actor.wake_watchers()  # the channel answered, and that it changed nothing is news as well
         if letter.arrivals:
             self._commit(record(letter.arrivals[0]), lambda done: _answer_when(letter, answer, done))
         else:
@@ -213,7 +226,7 @@ class Registry:
     def _landed(self, actor: Actor, letter: Letter) -> None:
         """A submission of ours came back: it is in flight no more."""
         event = letter.event
-        if isinstance(event, SubmitAccepted | SubmitRefused) or (
+        if isinstance(event, SubmitAccepted | SubmitRefused | ReportedAlreadyPaid) or (
             isinstance(event, OutcomeUnknown) and event.verb is Verb.SUBMIT
         ):
             actor.submitting -= {event.number}
