@@ -12,7 +12,7 @@ from gateway.config import Checks, Webhooks
 FASTER = 20  # half an hour of waiting becomes ninety seconds; the ladders keep their shape
 # Real work is waited for, not a person or an outage: these stay as they are.
 NOT_COMPRESSED = frozenset({"pay_wait_s", "jitter", "per_endpoint"})
-WEBHOOK_TIMEOUT_S = 3.0
+WEBHOOK_TIMEOUT_S = 1.5
 CHANNEL_TIMEOUT_S = 2.0
 LEASE_S = 3.0  # longer than the channel's timeout; a killed process holds its claims for so long
 SWEEP_EVERY_S = 0.5

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bench.auditor import Finding, Latency, Report
 from bench.demo.figures import Figures
+from bench.demo.stage import Kill
 
 LINE_EVERY_S = 2.0
 FINDINGS_SHOWN = 5
@@ -41,13 +42,13 @@ class Picture:
         line = Text.assemble(("▸ ", "cyan"), f"{what:<16}", f"{detail:<74}")
         if took_s is not None:
             line.append(f"{took_s:>6.1f}s", "dim")
-        self._console.print(line)
+        self._console.print(line, soft_wrap=True)
 
-    def killed(self, at_s: float, gateway_pid: int | None, control_pid: int | None, back_after_s: float) -> None:
-        """A kill: when, whom, and how long the gateway was away."""
+    def killed(self, kill: Kill) -> None:
+        """Keep a kill on the screen."""
         self._kill_count += 1
-        whom = f"gateway {gateway_pid}, control {control_pid}"
-        self._kills.append(f"t={at_s:4.1f}s  kill -9  {whom}: serving again after {back_after_s:.2f}s")
+        whom = f"gateway {kill.gateway_pid}, control {kill.control_pid}"
+        self._kills.append(f"t={kill.at_s:4.1f}s  kill -9  {whom}: serving again after {kill.back_after_s:.2f}s")
         if self._live is None:
             self._console.print(Text.assemble(("  ✗ ", "red"), self._kills[-1]))
 
@@ -104,9 +105,10 @@ class Picture:
             _missing(open_control),
             "[dim]updates on a verified notification, never asks; same orders, same faults[/]",
         )
-        bar = ProgressBar(total=self._seconds, completed=min(at_s, self._seconds), width=40)
+        head = Table.grid(padding=(0, 3))
+        head.add_row(f"[b]t={at_s:2.0f}s[/]", phase, ProgressBar(self._seconds, min(at_s, self._seconds), width=40))
         kills = [Text(f"  {line}", "red dim") for line in self._kills[-KILLS_SHOWN:]]
-        return Group(Text(f"\n t={at_s:.0f}s  {phase}", "bold"), bar, grid, Text(""), arms, *kills)
+        return Group(Text(""), head, grid, Text(""), arms, *kills)
 
     # --- the verdict
 

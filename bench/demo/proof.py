@@ -100,10 +100,9 @@ class Proof:
             await _wait(self._drain, self._stage.start_at + moment_s - time.time())
             if self._drain.is_set():
                 return
-            at_s, began = self._elapsed_s(), time.monotonic()
-            gateway_pid, control_pid = await self._stage.kill_and_restart()
+            kill = await self._stage.kill_and_restart()
             self._kills += 1
-            self._picture.killed(at_s, gateway_pid, control_pid, time.monotonic() - began)
+            self._picture.killed(kill)
 
     async def _settle(self, watch: Watch) -> float:
         """Wait until every payer has paid, every notification that comes has come, and nothing is missing."""

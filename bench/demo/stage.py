@@ -65,6 +65,15 @@ class Play(msgspec.Struct, frozen=True):
         return f"demo-{self.seed}"
 
 
+class Kill(msgspec.Struct, frozen=True):
+    """Who died when, and how long the gateway was away."""
+
+    at_s: float
+    gateway_pid: int
+    control_pid: int
+    back_after_s: float
+
+
 class Stage:
     """The running parts. `async with Stage(play, directory)` ends whatever was started, also after a failure."""
 
@@ -171,11 +180,17 @@ class Stage:
 
     # --- the play
 
-    async def kill_and_restart(self) -> tuple[int | None, int | None]:
-        """SIGKILL for gateway and control arm at the same moment, and both at once again; the pids of the dead."""
+    async def kill_and_restart(self) -> Kill:
+        """SIGKILL for gateway and control arm at the same moment, and both at once again."""
+        at_s, began = max(0.0, time.time() - self.start_at), time.monotonic()
         pids = await asyncio.gather(self.gateway.kill(), self.control.kill())
-        await asyncio.gather(self.gateway.start(ready="serving"), self.control.start(ready='"ready"'))
-        return pids[0], pids[1]
+
+        async def restart_gateway() -> float:
+            await self.gateway.start(ready="serving")
+            return time.monotonic() - began
+
+        back_after_s, _ = await asyncio.gather(restart_gateway(), self.control.start(ready='"ready"'))
+        return Kill(at_s, pids[0] or 0, pids[1] or 0, back_after_s)
 
     def close_tills(self) -> None:
         """No more orders on either side."""
