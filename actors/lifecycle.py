@@ -58,7 +58,7 @@ RuleFunction: TypeAlias = Callable[[Order, Any, Schedule], Decision]
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """Who decides, and where it may lead."""
+    """Who decides, and where it may lead; staying is always allowed."""
 
     decide: RuleFunction
     to: frozenset[OrderState]
@@ -68,7 +68,7 @@ def transition(order: Order, event: Event, schedule: Schedule) -> Decision:
     """What `event` does to `order`. Pure; raises only if a rule breaks its own word in TRANSITIONS."""
     rule = TRANSITIONS[type(event)][order.state]
     decision = rule.decide(order, event, schedule)
-    if decision.order.state not in rule.to:
+    if decision.order.state is not order.state and decision.order.state not in rule.to:
         msg = f"{type(event).__name__} in {order.state} led to {decision.order.state}"
         raise AssertionError(msg)
     return decision
@@ -230,10 +230,10 @@ def _not_paid(order: Order, event: ReportedNotPaid, schedule: Schedule) -> Decis
     attempt = order.attempt(event.number)
     if attempt is None or not attempt.live:
         return Decision(order)
+    if order.state is EXCEPTION and order.reason is Reason.UNKNOWN_OUTCOME:  # it speaks again: end it properly
+        return _begin_closing(order, attempt, event.at_ms, schedule)
     if attempt.state is AttemptState.CLOSING:
         return Decision(order, Reply.WAIT, (Close(attempt.number),))
-    if order.state is EXCEPTION:  # the channel speaks again: end it properly
-        return _begin_closing(order, attempt, event.at_ms, schedule)
     if attempt.state is AttemptState.PENDING:
         return Decision(order)
     return Decision(_with(order, replace(attempt, state=AttemptState.PENDING)))
@@ -447,73 +447,73 @@ def _rule(decide: RuleFunction, *to: OrderState) -> Rule:
 
 
 def _ignored(*states: OrderState) -> dict[OrderState, Rule]:
-    return {state: _rule(_ignore, state) for state in states}
+    return {state: _rule(_ignore) for state in states}
 
 
 TRANSITIONS: dict[type[Event], dict[OrderState, Rule]] = {
     PayRequested: {
-        CREATED: _rule(_start_payment, CREATED, PAYING, CLOSED),
-        PAYING: _rule(_pay_again, PAYING, CLOSING, CLOSED),
-        CLOSING: _rule(_refuse(Reply.ORDER_CLOSING), CLOSING),
-        PAID: _rule(_refuse(Reply.ORDER_PAID), PAID),
-        CLOSED: _rule(_refuse(Reply.ORDER_CLOSED), CLOSED),
-        EXCEPTION: _rule(_refuse(Reply.ORDER_IN_EXCEPTION), EXCEPTION),
+        CREATED: _rule(_start_payment, PAYING, CLOSED),
+        PAYING: _rule(_pay_again, CLOSING, CLOSED),
+        CLOSING: _rule(_refuse(Reply.ORDER_CLOSING)),
+        PAID: _rule(_refuse(Reply.ORDER_PAID)),
+        CLOSED: _rule(_refuse(Reply.ORDER_CLOSED)),
+        EXCEPTION: _rule(_refuse(Reply.ORDER_IN_EXCEPTION)),
     },
-    SubmitAccepted: {PAYING: _rule(_accepted, PAYING), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
-    SubmitRefused: {PAYING: _rule(_refused, PAYING), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
-    OutcomeUnknown: {PAYING: _rule(_unknown, PAYING), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
+    SubmitAccepted: {PAYING: _rule(_accepted), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
+    SubmitRefused: {PAYING: _rule(_refused), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
+    OutcomeUnknown: {PAYING: _rule(_unknown), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
     PaymentReported: {
-        CREATED: _rule(_payment_reported, CREATED, EXCEPTION),
-        PAYING: _rule(_payment_reported, PAYING, PAID, EXCEPTION),
-        CLOSING: _rule(_payment_reported, CLOSING, PAID, EXCEPTION),
-        PAID: _rule(_payment_reported, PAID),
-        CLOSED: _rule(_payment_reported, CLOSED, PAID, EXCEPTION),
-        EXCEPTION: _rule(_payment_reported, EXCEPTION, PAID),
+        CREATED: _rule(_payment_reported, EXCEPTION),
+        PAYING: _rule(_payment_reported, PAID, EXCEPTION),
+        CLOSING: _rule(_payment_reported, PAID, EXCEPTION),
+        PAID: _rule(_payment_reported),
+        CLOSED: _rule(_payment_reported, PAID, EXCEPTION),
+        EXCEPTION: _rule(_payment_reported, PAID),
     },
     ReportedNotPaid: {
         **_ignored(CREATED),
-        PAYING: _rule(_not_paid, PAYING),
-        CLOSING: _rule(_not_paid, CLOSING),
-        PAID: _rule(_not_paid, PAID),
-        CLOSED: _rule(_not_paid_after_closed, CLOSED),
-        EXCEPTION: _rule(_not_paid, EXCEPTION, CLOSING),
+        PAYING: _rule(_not_paid),
+        CLOSING: _rule(_not_paid),
+        PAID: _rule(_not_paid),
+        CLOSED: _rule(_not_paid_after_closed),
+        EXCEPTION: _rule(_not_paid, CLOSING),
     },
     ReportedNotFound: {
         **_ignored(CREATED, CLOSED),
-        PAYING: _rule(_not_found, PAYING),
-        CLOSING: _rule(_not_found, CLOSING, CLOSED),
-        PAID: _rule(_not_found, PAID),
-        EXCEPTION: _rule(_not_found, EXCEPTION, CLOSED),
+        PAYING: _rule(_not_found),
+        CLOSING: _rule(_not_found, CLOSED),
+        PAID: _rule(_not_found),
+        EXCEPTION: _rule(_not_found, CLOSED),
     },
     ReportedClosed: {
         **_ignored(CREATED, CLOSED),
-        PAYING: _rule(_closed_at_channel, PAYING),
-        CLOSING: _rule(_closed_at_channel, CLOSING, CLOSED),
-        PAID: _rule(_closed_at_channel, PAID),
-        EXCEPTION: _rule(_closed_at_channel, EXCEPTION, CLOSED),
+        PAYING: _rule(_closed_at_channel),
+        CLOSING: _rule(_closed_at_channel, CLOSED),
+        PAID: _rule(_closed_at_channel),
+        EXCEPTION: _rule(_closed_at_channel, CLOSED),
     },
     ReportedAlreadyPaid: {
         **_ignored(CREATED, PAID),
-        PAYING: _rule(_already_paid, PAYING),
-        CLOSING: _rule(_already_paid, CLOSING),
-        CLOSED: _rule(_already_paid, CLOSED),
-        EXCEPTION: _rule(_already_paid, EXCEPTION),
+        PAYING: _rule(_already_paid),
+        CLOSING: _rule(_already_paid),
+        CLOSED: _rule(_already_paid),
+        EXCEPTION: _rule(_already_paid),
     },
     CloseRequested: {
         CREATED: _rule(_close_requested, CLOSED),
         PAYING: _rule(_close_requested, CLOSING, CLOSED),
-        CLOSING: _rule(_refuse(Reply.WAIT), CLOSING),
-        PAID: _rule(_refuse(Reply.ORDER_PAID), PAID),
-        CLOSED: _rule(_ignore, CLOSED),
-        EXCEPTION: _rule(_refuse(Reply.ORDER_IN_EXCEPTION), EXCEPTION),
+        CLOSING: _rule(_refuse(Reply.WAIT)),
+        PAID: _rule(_refuse(Reply.ORDER_PAID)),
+        CLOSED: _rule(_ignore),
+        EXCEPTION: _rule(_refuse(Reply.ORDER_IN_EXCEPTION)),
     },
-    SyncRequested: {state: _rule(_sync, state) for state in OrderState},
+    SyncRequested: {state: _rule(_sync) for state in OrderState},
     Due: {
-        CREATED: _rule(_due, CREATED, CLOSED),
-        PAYING: _rule(_due, PAYING, CLOSING, CLOSED),
-        CLOSING: _rule(_due, CLOSING, EXCEPTION),
-        PAID: _rule(_due, PAID),
-        CLOSED: _rule(_due, CLOSED),
-        EXCEPTION: _rule(_due, EXCEPTION),
+        CREATED: _rule(_due, CLOSED),
+        PAYING: _rule(_due, CLOSING, CLOSED),
+        CLOSING: _rule(_due, EXCEPTION),
+        PAID: _rule(_due),
+        CLOSED: _rule(_due),
+        EXCEPTION: _rule(_due),
     },
 }
