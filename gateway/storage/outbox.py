@@ -19,12 +19,12 @@ RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
 
 # now() and not clock_timestamp(): the index can be used only with a time that stands still during the statement.
-# An endpoint is one app's origin; the expression must agree with gateway/addresses.py.
-_CLAIM = r"""
+# An endpoint is one app's host; the expression must agree with gateway/addresses.py.
+_CLAIM = """
 WITH due AS (
     SELECT event_id FROM outbox
      WHERE state = 'owed' AND next_try_at <= now()
-       AND (cardinality($3::text[]) = 0 OR app_id || ' ' || substring(url FROM '^[^:]*://[^/?#]*') <> ALL ($3::text[]))
+       AND (cardinality($3::text[]) = 0 OR app_id || ' ' || split_part(url, '/', 3) <> ALL ($3::text[]))
      ORDER BY next_try_at
      LIMIT $1
        FOR UPDATE SKIP LOCKED
@@ -83,34 +83,41 @@ class Outbox:
         self._marking: asyncio.Task[None] | None = None
 
     async def claim(self, limit: int, lease_s: float, paused: Collection[str] = ()) -> list[OutboxRow]:
-        """Take up to `limit` due rows for `lease_s`; none of the endpoints in `paused` ("app_id origin")."""
+        """Take up to `limit` due rows for `lease_s`; none of the endpoints in `paused` ("app_id host")."""
         rows = await self._pool.fetch(_CLAIM, limit, lease_s, list(paused))
         return [OutboxRow(*row) for row in rows]
 
-    async def delivered(self, row: OutboxRow, status: int) -> None:
-        """The app took it. Returns when that is durable."""
-        await self._mark(row, "delivered", 0.0, status, None)
+    def delivered(self, row: OutboxRow, status: int) -> asyncio.Future[None]:
+        """The app took it. The future is done when that is durable; so are those of the other marks."""
+        return self._mark(row, "delivered", 0.0, status, None)
 
-    async def failed(self, row: OutboxRow, next_try_in_s: float, status: int | None, error: str) -> None:
-        """This try failed; the next one is due in `next_try_in_s`. Returns when that is durable."""
-        await self._mark(row, "owed", next_try_in_s, status, error)
+    def failed(self, row: OutboxRow, next_try_in_s: float, status: int | None, error: str) -> asyncio.Future[None]:
+        """This try failed; the next one is due in `next_try_in_s`."""
+        return self._mark(row, "owed", next_try_in_s, status, error)
 
-    async def dead(self, row: OutboxRow, status: int | None, error: str) -> None:
-        """No further try will be made. Returns when that is durable."""
-        await self._mark(row, "dead", 0.0, status, error)
+    def dead(self, row: OutboxRow, status: int | None, error: str) -> asyncio.Future[None]:
+        """No further try will be made."""
+        return self._mark(row, "dead", 0.0, status, error)
 
-    async def _mark(
+    async def stop(self) -> None:
+        """Give up the marks that are not written yet: their rows are claimed and delivered again."""
+        if self._marking is not None:
+            self._marking.cancel()
+            await asyncio.gather(self._marking, return_exceptions=True)
+
+    def _mark(
         self, row: OutboxRow, state: str, next_try_in_s: float, status: int | None, error: str | None
-    ) -> None:
-        done = asyncio.get_running_loop().create_future()
+    ) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         text = None if error is None else storable(error)
         self._marks.append(_Mark(row.event_id, state, row.tries + 1, next_try_in_s, status, text, done))
         if self._marking is None:
             self._marking = asyncio.create_task(self._write_all(), name="outbox: mark")
-        await done
+        return done
 
     async def _write_all(self) -> None:
         """Write until nothing waits; what arrives while one statement runs goes into the next."""
+        page: list[_Mark] = []
         try:
             while self._marks:
                 page, self._marks = self._marks[:MARKS_MAX], self._marks[MARKS_MAX:]
@@ -120,6 +127,9 @@ class Outbox:
                         mark.done.set_result(None)
         finally:
             self._marking = None
+            for mark in page + self._marks:  # only when stopped
+                mark.done.cancel()
+            self._marks = []
 
     async def _write(self, page: list[_Mark]) -> None:
         # Sorted, so that two processes that mark the same rows wait for each other instead of deadlocking.

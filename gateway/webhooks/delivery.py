@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from gateway import probe
-from gateway.addresses import origin_of
+from gateway.addresses import host_of
 from gateway.metrics import Metrics
 from gateway.sealing import SealError
 from gateway.storage.apps import Apps, UnknownAppError
@@ -30,7 +30,9 @@ LANES_MAX = 10_000
 LANE_CLAIM_MAX = 64  # an endpoint with this many rows waiting gets no more from a claim
 TRIES_MAX = 1_000  # connections at once, over all endpoints
 CLAIM_MAX = 200
-CLAIM_AGAIN_S = 0.05  # after a full page: there is more
+CLAIM_AGAIN_S = 0.05  # when there is more than was taken
+CLAIM_SHARE_MAX = 0.2  # of the time, even if Postgres has to look past many rows of paused endpoints
+MARKS_MAX = 1_000  # sent and not yet marked; beyond this, tries wait for Postgres
 ANSWER_MAX = 20_000  # bytes of an answer that are read so that its connection can be used again
 ANSWER_WAIT_S = 1.0
 
@@ -79,6 +81,7 @@ class Delivery:
         self._held: set[str] = set()
         self._waiting: deque[Lane] = deque()
         self._tries: set[asyncio.Task[None]] = set()
+        self._marks: set[asyncio.Future[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -101,9 +104,12 @@ class Delivery:
         if claiming is None or session is None:
             return
         await _cancel({claiming})
-        if self._tries:
-            await asyncio.wait(self._tries, timeout=drain_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                while running := self._tries | self._marks:
+                    await asyncio.wait(running)
         await _cancel(self._tries)
+        await self._outbox.stop()
         self._lanes.clear()
         self._waiting.clear()
         self._held.clear()
@@ -130,7 +136,7 @@ class Delivery:
         self._wake(lane)
 
     def _lane_of(self, row: OutboxRow) -> Lane | None:
-        key = f"{row.app_id} {origin_of(row.url)}"
+        key = f"{row.app_id} {host_of(row.url)}"
         lane = self._lanes.get(key)
         if lane is None and len(self._lanes) < LANES_MAX:
             lane = self._lanes[key] = Lane(key)
@@ -155,9 +161,10 @@ class Delivery:
             try:
                 await self._deliver(lane, held.row)
             except Exception as error:
-                structlog.get_logger().error("webhook_worker_failed", event_id=held.row.event_id, exc_info=error)
-            finally:
                 self._held.discard(held.row.event_id)
+                structlog.get_logger().error("webhook_try_failed", event_id=held.row.event_id, exc_info=error)
+            if len(self._marks) >= MARKS_MAX:
+                await asyncio.wait(self._marks, return_when=asyncio.FIRST_COMPLETED)
             if self._waiting or lane.running > lane.tries_max(self._per_endpoint):
                 return
 
@@ -184,6 +191,7 @@ class Delivery:
     # --- one try ----------------------------------------------------------------------------------------------------
 
     async def _deliver(self, lane: Lane, row: OutboxRow) -> None:
+        probe.probe("before_webhook")
         answer = await self._send(row)
         verdict = verdict_of(
             answer.status,
@@ -197,7 +205,15 @@ class Delivery:
             probe.probe("webhook_sent")
         else:
             lane.failed(self._monotonic())
-        await self._mark(row, verdict, answer)
+        marked = self._mark(row, verdict, answer)
+        self._marks.add(marked)
+        marked.add_done_callback(lambda done: self._marked(row, done))
+
+    def _marked(self, row: OutboxRow, done: asyncio.Future[None]) -> None:
+        self._marks.discard(done)
+        self._held.discard(row.event_id)
+        if not done.cancelled():
+            probe.probe("webhook_marked")
 
     async def _send(self, row: OutboxRow) -> _Answer:
         """POST the stored bytes. The status line decides; of the body only so much is read as reuse needs."""
@@ -215,55 +231,56 @@ class Delivery:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return _Answer(None, f"{type(error).__name__}: {error}")
 
-    async def _mark(self, row: OutboxRow, verdict: Verdict, answer: _Answer) -> None:
+    def _mark(self, row: OutboxRow, verdict: Verdict, answer: _Answer) -> asyncio.Future[None]:
         match verdict:
             case Delivered():
                 assert answer.status is not None
-                await self._outbox.delivered(row, answer.status)
                 self._metrics.deliveries["delivered"].inc()
                 self._metrics.told_after_s.observe(max(0.0, self._clock() - row.created_at_ms / 1000))
+                return self._outbox.delivered(row, answer.status)
             case Again(delay_s):
-                await self._outbox.failed(row, delay_s, answer.status, answer.error)
                 self._metrics.deliveries["failed"].inc()
+                return self._outbox.failed(row, delay_s, answer.status, answer.error)
             case Dead(reason):
-                await self._outbox.dead(row, answer.status, f"{reason}; the last: {answer.error}")
                 self._metrics.deliveries["dead"].inc()
                 structlog.get_logger().error("webhook_dead", event_id=row.event_id, app_id=row.app_id, reason=reason)
+                return self._outbox.dead(row, answer.status, f"{reason}; the last: {answer.error}")
 
     # --- claims -----------------------------------------------------------------------------------------------------
 
     async def _claim_for_ever(self) -> None:
         while True:
+            began_s = self._monotonic()
             wait_s = self._claim_every_s
             try:
                 if await self._claim():
-                    wait_s = CLAIM_AGAIN_S
+                    wait_s = min(wait_s, CLAIM_AGAIN_S)
             except Exception as error:
                 structlog.get_logger().warning("webhook_claim_failed", error=error)
-            await asyncio.sleep(wait_s)
+            took_s = self._monotonic() - began_s
+            await asyncio.sleep(max(wait_s, took_s / CLAIM_SHARE_MAX))
 
     async def _claim(self) -> bool:
         """Take one page of due rows; true if there may be more."""
         now_s = self._monotonic()
-        unwelcome = self._unwelcome(now_s)
+        paused = self._paused(now_s)
+        busy = [lane.key for lane in self._lanes.values() if len(lane.rows) >= LANE_CLAIM_MAX]
         limit = min(CLAIM_MAX, HELD_MAX - len(self._held))
         if limit <= 0:
             return True
-        rows = await self._outbox.claim(limit, self._lease_s, unwelcome)
+        rows = await self._outbox.claim(limit, self._lease_s, paused + busy)
         for row in rows:
             self._hold(Held(row, now_s + self._lease_s))
-        return len(rows) == limit
+        return len(rows) == limit or bool(busy)
 
-    def _unwelcome(self, now_s: float) -> list[str]:
-        """The endpoints that are paused or have enough to do; forgets idle lanes and refreshes the gauges."""
+    def _paused(self, now_s: float) -> list[str]:
+        """The endpoints that are left alone for now; forgets idle lanes and refreshes the gauges."""
         for lane in [lane for lane in self._lanes.values() if lane.is_forgettable(now_s)]:
             del self._lanes[lane.key]
         paused = [lane.key for lane in self._lanes.values() if lane.is_paused(now_s)]
         self._metrics.endpoints_paused.set(len(paused))
         self._metrics.webhooks_held.set(len(self._held))
-        return paused + [
-            lane.key for lane in self._lanes.values() if len(lane.rows) >= LANE_CLAIM_MAX and not lane.is_paused(now_s)
-        ]
+        return paused
 
 
 async def _finish(response: aiohttp.ClientResponse) -> None:

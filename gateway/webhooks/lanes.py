@@ -1,6 +1,6 @@
 """One lane an endpoint: its queue, its concurrency and its breaker, so that no endpoint waits for another.
 
-An endpoint is one app's origin (scheme, host, port): what is down or slow together. Pure; the time is passed in.
+An endpoint is one app's host and port: what is down or slow together. Pure; the time is passed in.
 """
 
 from collections import deque
