@@ -68,12 +68,12 @@ class Databases:
             self.postgres_url = await postgres.start()
             self._stack.push_async_callback(postgres.stop)
             log.info("embedded_postgres", directory=str(root), use="development, demo and tests")
-        redis = self._config.redis.url
+        redis: str = self._config.redis.url
         if redis == "embedded":
             valkey = Valkey(root)
             redis = await valkey.start()
             self._stack.push_async_callback(valkey.stop)
-        self.redis_url = None if redis == "off" else str(redis)
+        self.redis_url = None if redis == "off" else redis
 
     async def stop(self) -> None:
         """Stop what we started."""
