@@ -17,7 +17,10 @@ PROBES: Mapping[str, str] = {
     "before_channel": "an attempt's intent is durable; the channel has not been called",
     "after_channel": "the channel has answered; its answer is not yet told to the order",
     "before_ack": "a notification is durable; its acknowledgement is not yet written",
+    "before_webhook": "a webhook is owed and held by this process; it has not been sent",
     "webhook_sent": "an app answered a webhook with 2xx; the delivery is not yet marked",
+    "webhook_marked": "a webhook is durably marked as delivered",
+    "orders_claimed": "the sweep has leased due orders; none of them has been told",
 }
 
 _passes_left: dict[str, int] | None = None

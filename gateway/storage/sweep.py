@@ -18,6 +18,7 @@ from actors.events import Due
 from actors.ports import Clock
 from gateway.config import Sweep as Settings
 from gateway.metrics import Metrics
+from gateway.probe import probe
 from gateway.storage.queries import query
 
 FORGET_EVERY_S = 30.0  # how often submissions that no longer matter are deleted
@@ -60,6 +61,8 @@ class Sweep:
         await self._room()
         settings = self._settings
         claimed = await self._pool.fetch(query("claim_due"), settings.grace_s, settings.page_rows, settings.lease_s)
+        if claimed:
+            probe("orders_claimed")
         at_ms = self._clock.now_ms()
         told = [self._tell(record["order_id"], Due(at_ms, record["version"])) for record in claimed]
         results = await asyncio.gather(*told, return_exceptions=True)
