@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_BYTES_MAX = 1 << 20
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # Linux; elsewhere a parent killed by SIGKILL leaves its children
+PR_SET_PDEATHSIG = 1
 # Below the range the kernel gives to outgoing connections (32768 and up on Linux): between a kill and the restart
 # somebody's connection would otherwise take the port of the dead.
 PORTS = range(20_000, 32_000)
@@ -57,6 +60,7 @@ class Child:
                 cwd=ROOT,
                 env={**_inherited(), **self._environment},
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent, who then ends them in order
+                preexec_fn=_die_with_parent if PRCTL else None,
                 limit=LINE_BYTES_MAX,
             )
         assert self._process.stdout is not None
@@ -125,6 +129,12 @@ class Child:
 def _inherited() -> dict[str, str]:
     """Our environment without settings for the product: a child is told its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before the program: one system call, looked up before the fork."""
+    assert PRCTL is not None
+    PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _line_with(stdout: asyncio.StreamReader, words: bytes) -> bytes:

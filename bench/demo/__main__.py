@@ -30,6 +30,7 @@ def main() -> int:
     try:
         result = asyncio.run(_run(play, directory, hold=options.hold))
     except (asyncio.CancelledError, KeyboardInterrupt):
+        shutil.rmtree(directory, ignore_errors=True)
         print("demo: aborted, nothing was judged", file=sys.stderr)
         return 130
     except (ProcessError, EmbeddedError) as error:

@@ -42,7 +42,7 @@ class Picture:
         line = Text.assemble(("▸ ", "cyan"), f"{what:<16}", f"{detail:<74}")
         if took_s is not None:
             line.append(f"{took_s:>6.1f}s", "dim")
-        self._console.print(line, soft_wrap=True)
+        self._print(line)
 
     def killed(self, kill: Kill) -> None:
         """Keep a kill on the screen."""
@@ -50,7 +50,7 @@ class Picture:
         whom = f"gateway {kill.gateway_pid}, control {kill.control_pid}"
         self._kills.append(f"t={kill.at_s:4.1f}s  kill -9  {whom}: serving again after {kill.back_after_s:.2f}s")
         if self._live is None:
-            self._console.print(Text.assemble(("  ✗ ", "red"), self._kills[-1]))
+            self._print(Text.assemble(("  ✗ ", "red"), self._kills[-1]))
 
     def show(self, at_s: float, now: Figures, phase: str) -> None:
         """Draw this moment."""
@@ -62,6 +62,9 @@ class Picture:
             self._live.start()
         self._live.update(self._drawn(at_s, now, phase))
 
+    def _print(self, line: str | Text = "") -> None:
+        self._console.print(line, soft_wrap=True)
+
     def freeze(self) -> None:
         """Leave the last picture as it is."""
         if self._live is not None:
@@ -72,12 +75,11 @@ class Picture:
         if time.monotonic() - self._lined_at < LINE_EVERY_S:
             return
         self._lined_at = time.monotonic()
-        self._console.print(
+        self._print(
             f"t={at_s:4.1f}s {phase:<8} orders {now.orders}  paid at channel {now.paid_at_channel}"
             f"  here {now.paid_here}  told {now.told}  dropped {now.notifications_dropped}"
             f"  found by query {now.found_by_query}"
-            f"  control {now.control_paid}/{now.control_paid_at_channel}",
-            soft_wrap=True,
+            f"  control {now.control_paid}/{now.control_paid_at_channel}"
         )
 
     def _drawn(self, at_s: float, now: Figures, phase: str) -> Group:
@@ -115,18 +117,18 @@ class Picture:
     def verdict(self, report: Report, settled_after_s: float) -> None:
         """What the auditor found."""
         self.freeze()
-        self._console.print()
-        self._console.print(_verdict_line(report))
+        self._print()
+        self._print(_verdict_line(report))
         for name, latency in (("known", report.known_after), ("told", report.told_after)):
             if latency is not None:
-                self._console.print(f"          paid -> {name:<6} {_latency(latency)}")
+                self._print(f"          paid -> {name:<6} {_latency(latency)}")
         learned, told = report.learned_by, report.told_by
-        self._console.print(
+        self._print(
             f"          learned by notification {learned.get('notification', 0)}, by query {learned.get('query', 0)};"
             f" shop told by webhook {told.get('webhook', 0)}, by asking {told.get('answer', 0)};"
             f" settled after {settled_after_s:.1f}s"
         )
-        self._console.print(
+        self._print(
             Text.assemble(
                 "control   notifications only, same seed:  ",
                 (f"LOST {len(report.control_lost)}", "bold red" if report.control_lost else "green"),
@@ -134,14 +136,16 @@ class Picture:
                 (f"{len(report.lost)}", "bold green" if not report.lost else "bold red"),
             )
         )
+        if not report.paid_at_channel:
+            self._print(Text("          nothing was paid: nothing is proven", "bold yellow"))
         for name in ("lost", "double", "phantom", "mismatch"):
             self._findings(name, getattr(report, name))
 
     def _findings(self, name: str, findings: list[Finding]) -> None:
         for finding in findings[:FINDINGS_SHOWN]:
-            self._console.print(Text.assemble((f"  {name}: ", "red"), f"{finding.subject}: {finding.why}"))
+            self._print(Text.assemble((f"  {name}: ", "red"), f"{finding.subject}: {finding.why}"))
         if len(findings) > FINDINGS_SHOWN:
-            self._console.print(f"  {name}: and {len(findings) - FINDINGS_SHOWN} more")
+            self._print(f"  {name}: and {len(findings) - FINDINGS_SHOWN} more")
 
 
 def _missing(count: int) -> str:

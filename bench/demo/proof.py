@@ -36,8 +36,8 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost, doubled, invented or changed."""
-        return not (self.lost or self.double or self.phantom or self.mismatch)
+        """Whether nothing was lost, doubled, invented or changed. Where nothing was paid, nothing is proven."""
+        return self.paid_at_channel > 0 and not (self.lost or self.double or self.phantom or self.mismatch)
 
 
 class Proof:

@@ -1,15 +1,19 @@
 """The pure parts of the demo: when it kills, how it compresses time, and how it handles its children."""
 
+import asyncio
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.demo import configuration
 from bench.demo.configuration import FASTER, Addresses
 from bench.demo.kills import kill_moments
-from bench.processes import Child, ProcessError, free_port
+from bench.demo.proof import Result
+from bench.processes import PRCTL, Child, ProcessError, free_port
 from channels.simulator.credentials import make_credentials
 from gateway import config
 from gateway.config import Checks
@@ -26,6 +30,14 @@ def test_kills_come_at_least_twice_in_order_within_the_run_and_apart(seconds: fl
         gaps = [later - earlier for earlier, later in pairwise(moments)]
         assert min(gaps) >= 0.49 * seconds / count
     assert kill_moments(1, 30) == kill_moments(1, 30) != kill_moments(2, 30)
+
+
+@pytest.mark.parametrize("wrong", [{"lost": 1}, {"double": 1}, {"phantom": 1}, {"mismatch": 1}, {"paid_at_channel": 0}])
+def test_a_run_passes_only_if_something_was_paid_and_nothing_is_amiss(wrong: dict[str, int]) -> None:
+    result = Result(1, orders=9, paid_at_channel=8, paid_here=8, told=8, kills=2, lost=0, double=0, phantom=0,
+                    mismatch=0, control_lost=3)  # fmt: skip
+    assert result.passed
+    assert not msgspec.structs.replace(result, **wrong).passed
 
 
 def test_every_ladder_of_checks_is_divided_alike_and_keeps_its_shape() -> None:
@@ -102,6 +114,31 @@ async def test_settings_of_the_product_in_our_environment_do_not_reach_a_child(
     program = child(tmp_path, "import os; print('ready', [name for name in os.environ if 'HOLDFAST' in name])")
     assert await program.start(ready="ready") == "ready []"
     await program.ended()
+
+
+@pytest.mark.skipif(not PRCTL, reason="only Linux ends children with their parent")
+async def test_a_parent_killed_by_sigkill_takes_its_children_along(tmp_path: Path) -> None:
+    grandchild = "print('ready'); import time; time.sleep(60)"
+    log = str(tmp_path / "grandchild.log")
+    code = f"""
+import asyncio, pathlib, sys
+from bench.processes import Child
+
+async def main():
+    child = Child("child", [sys.executable, "-u", "-c", {grandchild!r}], pathlib.Path({log!r}))
+    await child.start(ready="ready")
+    print("child", child.pid)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    program = child(tmp_path, code)
+    pid = int((await program.start(ready="child")).split()[1])
+    await program.kill()
+    deadline = time.monotonic() + 10
+    while (Path("/proc") / str(pid) / "cmdline").exists() and (Path("/proc") / str(pid) / "cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
 
 
 def test_ports_are_distinct_and_outside_the_range_of_outgoing_connections() -> None:
