@@ -213,6 +213,20 @@ async def test_the_server_outlives_a_killed_process_and_the_next_one_attaches(ro
     assert command_of(pid) == ""
 
 
+async def test_what_a_killed_process_left_running_can_be_stopped_but_not_under_its_users(root: Path) -> None:
+    command = [sys.executable, "-m", "gateway.embedded", str(root)]
+    async with user_process(root) as process:
+        pids = [int(pid) for pid in answer(process)["pids"]]
+        refused = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert f"PostgreSQL (pid {pids[0]}) in {root} is in use" in refused.stderr
+        process.kill()
+        process.wait()
+        assert all(command_of(pid) for pid in pids)
+        assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 0
+        assert not any(command_of(pid) for pid in pids)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 async def test_a_server_that_shall_die_with_its_parent_does(root: Path) -> None:
     async with user_process(root, USER.replace("durable=False", "die_with_parent=True")) as process:

@@ -181,7 +181,9 @@ def test_clean_removes_what_runs_leave_and_nothing_else(checkout: Checkout) -> N
     checkout.run("demo")
     for name in ("var", ".mypy_cache"):
         (checkout.root / name).mkdir()
-    assert checkout.run("clean")[0] == 0
+    code, _, err = checkout.run("clean")
+    assert code == 0
+    assert f"-P -m gateway.embedded {checkout.root}/var" in err, "servers left running there are stopped first"
     assert sorted(os.listdir(checkout.root)) == ["requirements.lock", "run"]
 
 
