@@ -514,7 +514,7 @@ def _unix_s(rfc3339: str) -> int | None:
     if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", rfc3339, re.ASCII):
         return None
     try:
-        moment = datetime.fromisoformat(re.sub(r"\.\d+", "", rfc3339))
+        moment = datetime.fromisoformat(rfc3339)
     except ValueError:
         return None
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -29,9 +29,10 @@ def public_pem(private_key) -> bytes:
     return private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def certificate_pem(serial: int = 0x0A0B) -> bytes:
-    builder = x509.CertificateBuilder(NAME, NAME, key("a").public_key(), serial, NOT_AFTER - timedelta(9), NOT_AFTER)
-    return builder.sign(key("a"), SHA256()).public_bytes(Encoding.PEM)
+def certificate_pem(serial: int = 0x0A0B, private_key: RSAPrivateKey | None = None) -> bytes:
+    private_key, start = private_key or key("a"), NOT_AFTER - timedelta(9)
+    builder = x509.CertificateBuilder(NAME, NAME, private_key.public_key(), serial, start, NOT_AFTER)
+    return builder.sign(private_key, SHA256()).public_bytes(Encoding.PEM)
 
 
 def test_a_signature_verifies_with_its_key_and_message_only():
@@ -63,6 +64,8 @@ def test_key_sizes_outside_2048_to_4096_bits_are_refused_by_name(bits):
         signing.load_private_key(pem(small), "private_key_file")
     with pytest.raises(KeyMaterialError, match=rf"^public_key_file: the key has {bits} bits"):
         signing.load_public_key(public_pem(small), "public_key_file")
+    with pytest.raises(KeyMaterialError, match=rf"^platform\.pem: the key has {bits} bits"):
+        signing.load_certificate(certificate_pem(private_key=small), "platform.pem")
 
 
 @pytest.mark.parametrize("load", [signing.load_private_key, signing.load_public_key, signing.load_certificate])

@@ -100,6 +100,17 @@ async def test_two_merchants_have_their_own_numbers_keys_and_trades(folder, chan
         assert len(await wire.steer(f"/_sim/trades?mchid={channel.account.split('/')[0]}")) == 1
 
 
+async def test_a_trade_is_found_only_under_the_mchid_that_asks(folder, channel, control):
+    async with inbox(channel) as box, simulator(folder, channel, payers=AT_ONCE) as wire:
+        await wire.pay("TRADE0001", box.url)
+        transaction = (await box.next()).payment.channel_transaction
+        ours, theirs = (each.account.split("/")[0] for each in (channel, control))
+        for asking, mchid, status in ((channel, ours, 200), (channel, theirs, 404), (control, theirs, 404)):
+            for path in ("out-trade-no/TRADE0001", f"id/{transaction}"):
+                target = f"/v3/pay/transactions/{path}?mchid={mchid}"
+                assert (await wire.send(resigned(asking, "GET", target, b""))).status == status
+
+
 @pytest.mark.parametrize(
     ("stated", "field", "value"),
     [
