@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from bench.processes import ROOT, ProcessError
 from gateway.embedded import EmbeddedError
 
 DEMO_ROOT = ROOT / "var" / "demo"
+SEED_MAX = 10**9  # it is part of every order's number, which the channel limits to 32 characters
 
 
 def main() -> int:
@@ -49,27 +51,26 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=_between(1, 3600), default=30.0, help="how long customers come (30)")
     parser.add_argument("--rate", type=_between(0.1, 1000), default=100.0, help="orders a second (100)")
-    parser.add_argument("--seed", type=int, help="decides faults, payers and kills; drawn and printed if left out")
+    parser.add_argument(
+        "--seed",
+        type=_between(0, SEED_MAX, int),
+        help="decides faults, payers and kills; drawn and printed if left out",
+    )
     parser.add_argument("--json", action="store_true", help="the result as the last line on stdout")
     parser.add_argument("--hold", action="store_true", help="leave everything running after the audit, until Ctrl-C")
     return parser.parse_args()
 
 
-def _between(low: float, high: float) -> "_Between":
-    return _Between(low, high)
-
-
-class _Between:
+def _between(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
     """A number within bounds, for argparse."""
 
-    def __init__(self, low: float, high: float) -> None:
-        self._low, self._high = low, high
+    def number(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        return value
 
-    def __call__(self, text: str) -> float:
-        number = float(text)
-        if not self._low <= number <= self._high:
-            raise argparse.ArgumentTypeError(f"{text} is not between {self._low:g} and {self._high:g}")
-        return number
+    return number
 
 
 async def _run(play: Play, directory: Path, *, hold: bool) -> Result:

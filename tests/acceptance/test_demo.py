@@ -67,7 +67,7 @@ def test_ctrl_c_drains_and_audits_what_there_is() -> None:
     assert (result["lost"], result["double"], result["phantom"], result["mismatch"]) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("wrong", [("--rate", "0"), ("--seconds", "x"), ("--sed", "1")])
+@pytest.mark.parametrize("wrong", [("--rate", "0"), ("--seconds", "x"), ("--sed", "1"), ("--seed", "-1")])
 def test_a_mistake_in_the_options_is_a_usage_error(wrong: tuple[str, ...]) -> None:
     demo = start_demo(*wrong)
     _, complaint = demo.communicate(timeout=30)
