@@ -1,0 +1,379 @@
+"""The whole set as real processes: databases that sync, the channel, gateways that may be killed, and a shop.
+
+The shop's books are those of `examples.shop`, kept by the test's own process, so that a test can say exactly what an
+app does and when. `audit` compares the three ledgers; `settled` waits until nothing is missing in them.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import msgspec
+from aiohttp import web
+
+from bench.auditor import Report, audit
+from bench.ledgers import Ledgers, read_channel_ledger, read_gateway_ledger, read_shop_ledger
+from bench.processes import ROOT, Child, free_port, python
+from channels.simulator.credentials import MerchantFiles, make_credentials
+from examples.shop import bookkeeping
+from examples.shop.checkout import Checkout
+from examples.shop.counter import Counter
+from examples.shop.ledger import Ledger
+from examples.shop.purchases import Purchase
+from examples.shop.watcher import Watcher
+from gateway.embedded import Postgres, Valkey
+from holdfast_client import Holdfast, Retry
+
+POLL_S = 0.02
+KILLED = -signal.SIGKILL
+MERCHANT = "holdfast"
+APP_ASKS_AFTER_S = 0.4
+CHANNEL_TIME_SCALE = 0.02  # 15 s between two notifications become 0.3 s
+
+# Minutes become tenths of seconds; the ladders keep their shape.
+CONFIG: Mapping[str, Mapping[str, object]] = {
+    "server": {"host": "127.0.0.1", "drain_s": 2},
+    "checks": {
+        "timeout_s": 0.4,
+        "queries_s": [0.2, 0.3, 0.5],
+        "slow_queries_s": [1, 2],
+        "closing_s": [0.2, 0.3, 0.5, 1, 2, 5, 10],
+        "watch_s": [0.5, 1, 5],
+        "exception_s": [1, 2, 5],
+        "not_found_final_s": 2,
+        "pay_wait_s": 3,
+    },
+    "sweep": {"every_s": 0.1, "grace_s": 0.1, "lease_s": 1.2},
+    "webhooks": {"schedule_s": [0, *[0.3] * 20, *[2] * 20], "timeout_s": 2},
+}
+
+
+class Gateway(Child):
+    """One gateway process; a crash point can be armed for each of its lives."""
+
+    def __init__(self, name: str, config: Path, port: int, log: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(name, python("gateway", "serve", "--config", config), log, environment)
+        self._environment["HOLDFAST_SERVER__PORT"] = str(port)
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def serve(self, *, crash_at: str = "") -> None:
+        """Start it and wait until it serves."""
+        self._environment["HOLDFAST_CRASH_AT"] = crash_at
+        await self.start(ready="serving")
+
+    async def died(self, within_s: float = 20.0) -> int | None:
+        """Wait for its end; how it ended."""
+        await asyncio.wait_for(self.ended(), within_s)
+        return self._process.returncode if self._process else None
+
+
+class Shop:
+    """An app with the ledger, the checkout, the webhook door and the watcher of the demo shop."""
+
+    def __init__(self, ledger: Ledger, holdfast: Holdfast) -> None:
+        self.ledger = ledger
+        self.holdfast = holdfast
+        self.checkout = Checkout(holdfast, ledger, "wechatpay", "native")
+
+    async def write_down(self, wanted: Purchase) -> None:
+        """What an app does before it creates."""
+        now = time.time()
+        ask_at = now + APP_ASKS_AFTER_S
+        await self.ledger.do(lambda connection: bookkeeping.remember(connection, wanted, now, ask_at))
+
+    async def buy(self, wanted: Purchase) -> None:
+        """Write down, create, pay: with the client's retries, all under the one number."""
+        await self.write_down(wanted)
+        await self.checkout.check_out(wanted)
+
+    async def row(self, out_order_no: str) -> dict[str, Any]:
+        """What the shop knows of one order."""
+        columns = ("order_id", "qr", "state", "fulfilled_count", "learned_by")
+
+        def read(connection: Any) -> dict[str, Any]:
+            sql = "SELECT order_id, qr, state, fulfilled_count, learned_by FROM orders WHERE out_order_no = ?"
+            found = connection.execute(sql, (out_order_no,)).fetchone()
+            return dict(zip(columns, found or (None,) * len(columns), strict=True))
+
+        return await self.ledger.do(read)
+
+    async def effective_webhooks(self, out_order_no: str) -> int:
+        """How many webhooks told it something new, and were handled."""
+
+        def count(connection: Any) -> int:
+            sql = "SELECT count(*) FROM inbox WHERE out_order_no = ? AND effective"
+            found: int = connection.execute(sql, (out_order_no,)).fetchone()[0]
+            return found
+
+        return await self.ledger.do(count)
+
+
+class Stage:
+    """The running set. `overrides` replace values of CONFIG: `{"sweep": {"every_s": 60}}`."""
+
+    def __init__(
+        self, directory: Path, *, channel: Mapping[str, object] = {}, overrides: Mapping[str, Mapping[str, object]] = {}
+    ) -> None:
+        self.directory = directory
+        self.postgres = Postgres(directory, die_with_parent=True)
+        self.valkey = Valkey(directory, die_with_parent=True)
+        self.channel_url = ""
+        self.gateways: list[Gateway] = []
+        self.shop: Shop
+        self.session: aiohttp.ClientSession
+        self._channel_options = channel
+        self._overrides = overrides
+        self._merchant: MerchantFiles
+        self._ports: set[int] = set()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Stage":
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        for server in (self.postgres, self.valkey):
+            self._stack.push_async_callback(server.stop, force=True)
+        await asyncio.gather(self.postgres.start(), self.valkey.start())
+        self.session = await self._stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+        )
+        await self._start_channel()
+        port, door = free_port(self._ports), free_port(self._ports)
+        self._write_config(f"http://127.0.0.1:{port}")
+        self.gateways.append(self._gateway("gateway", port))
+        await self._start_shop(await self._add_app(f"http://127.0.0.1:{door}/webhooks"), door)
+
+    # --- the parts
+
+    @property
+    def gateway(self) -> Gateway:
+        """The first, and mostly the only one."""
+        return self.gateways[0]
+
+    def add_gateway(self) -> Gateway:
+        """Another process over the same databases."""
+        gateway = self._gateway(f"gateway{len(self.gateways) + 1}", free_port(self._ports))
+        self.gateways.append(gateway)
+        return gateway
+
+    def _gateway(self, name: str, port: int) -> Gateway:
+        gateway = Gateway(name, self._config, port, self.directory / f"{name}.log", {})
+        self._stack.push_async_callback(gateway.kill)
+        return gateway
+
+    async def _start_channel(self) -> None:
+        folder = self.directory / "simulator"
+        self._merchant = (await asyncio.to_thread(make_credentials, folder, [MERCHANT]))[MERCHANT]
+        options = {"pay-rate": 0, "pay-after-s": "0:0", "time-scale": CHANNEL_TIME_SCALE, **self._channel_options}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        simulator = Child(
+            "simulator", python("channels.simulator", "--dir", folder, *words), self.directory / "simulator.log"
+        )
+        self._stack.push_async_callback(simulator.kill)
+        self.channel_url = json.loads(await simulator.start(ready='"url"'))["url"]
+
+    async def _start_shop(self, keys: Mapping[str, str], port: int) -> None:
+        ledger = Ledger(self.directory / "shop.sqlite")
+        self._stack.push_async_callback(ledger.close)
+        runner = web.AppRunner(Counter(ledger, keys["webhook_secret"]).application(), shutdown_timeout=0.1)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        self.api_key = keys["api_key"]
+        self.shop = Shop(ledger, await self._stack.enter_async_context(self.client(self.gateway.url)))
+        watching = asyncio.create_task(Watcher(self.shop.checkout, APP_ASKS_AFTER_S).run())
+        self._stack.push_async_callback(_cancel, watching)
+
+    def client(self, url: str, deadline_s: float = 30.0) -> Holdfast:
+        """The SDK, as the app uses it, towards one gateway."""
+        retry = Retry(deadline_s=deadline_s, try_timeout_s=8.0, pause_max_s=0.2)
+        return Holdfast(url, self.api_key, retry=retry)
+
+    async def _add_app(self, webhook_url: str) -> dict[str, str]:
+        command = python("gateway", "app", "add", "shop", "--webhook", webhook_url, "--json", "--config", self._config)
+        added = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        said, _ = await asyncio.wait_for(added.communicate(), 30)
+        assert added.returncode == 0, said
+        keys: dict[str, str] = json.loads(said.splitlines()[-1])
+        return keys
+
+    @property
+    def _config(self) -> Path:
+        return self.directory / "holdfast.toml"
+
+    def _write_config(self, public_url: str) -> None:
+        sections: dict[str, dict[str, object]] = {name: dict(fields) for name, fields in CONFIG.items()}
+        sections["server"]["public_url"] = public_url
+        sections["database"] = {"url": self.postgres.url}
+        sections["redis"] = {"url": self.valkey.url}
+        sections["security"] = {"master_key": base64.b64encode(secrets.token_bytes(32)).decode()}
+        sections["embedded"] = {"root": str(self.directory)}
+        sections["channels.wechatpay"] = {"base_url": self.channel_url, "timeout_s": 1, **self._merchant.section()}
+        for name, fields in self._overrides.items():
+            sections.setdefault(name, {}).update(fields)
+        self._config.write_text('env = "dev"\n' + "".join(_section(*section) for section in sections.items()), "utf-8")
+
+    # --- the channel's side
+
+    async def steer(self, path: str, **order: object) -> Any:
+        """Tell the simulator to do something: /_sim/pay, /_sim/notify, /_faults, ..."""
+        async with self.session.post(self.channel_url + path, json=order) as answer:
+            return await answer.json()
+
+    async def pay(self, out_trade_no: str) -> dict[str, Any]:
+        """A payer pays an attempt, now."""
+        paid: dict[str, Any] = await self.steer("/_sim/pay", mchid=self._merchant.mchid, out_trade_no=out_trade_no)
+        return paid
+
+    async def notify(self, out_trade_no: str) -> dict[str, Any]:
+        """The channel sends a paid attempt's notification once more."""
+        sent: dict[str, Any] = await self.steer("/_sim/notify", mchid=self._merchant.mchid, out_trade_no=out_trade_no)
+        return sent
+
+    async def trades(self, subject: str = "") -> list[dict[str, Any]]:
+        """What exists at the channel, of one subject if named."""
+        async with self.session.get(f"{self.channel_url}/_sim/trades") as answer:
+            listed: list[dict[str, Any]] = await answer.json()
+        return [trade for trade in listed if subject in ("", trade["description"])]
+
+    async def pay_when_shown(self, wanted: Purchase) -> None:
+        """The payer scans the code as soon as the shop shows it."""
+        row: dict[str, Any] = {}
+
+        async def shown() -> bool:
+            row.update(await self.shop.row(wanted.out_order_no))
+            return row["qr"] is not None
+
+        await until(shown, 30)
+        await self.pay(f"{row['order_id']}01")
+
+    # --- the ledgers
+
+    async def audit(self) -> Report:
+        """Compare the three ledgers. The channel's is read first: what is read later can only know more of it."""
+        payments = read_channel_ledger(self.directory / "simulator" / "ledger.jsonl", self._merchant.mchid)
+        orders, recorded = await read_gateway_ledger(self.postgres.url)
+        shop_orders = await asyncio.to_thread(read_shop_ledger, self.directory / "shop.sqlite")
+        return audit(Ledgers(payments, orders, recorded, shop_orders))
+
+    async def settled(self, within_s: float = 30.0, paid: int = 0) -> Report:
+        """Wait until at least `paid` orders were paid and the audit is clean; the report, clean or not.
+
+        Leases of webhooks are let pass, or a test would wait for those that a dead process held.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            await self.let_webhook_leases_pass()
+            report = await self.audit()
+            done = report.passed and report.paid_at_channel >= paid and not await self.owed()
+            if done or time.monotonic() > deadline:
+                return report
+            await asyncio.sleep(0.1)
+
+    async def let_webhook_leases_pass(self) -> None:
+        """As if the time had gone by in which another process could still be delivering."""
+        await self.execute("UPDATE outbox SET next_try_at = now() WHERE state = 'owed' AND tries = 0")
+
+    async def owed(self) -> int:
+        """How many webhooks are not delivered yet."""
+        count: int = (await self.rows("SELECT count(*) FROM outbox WHERE state = 'owed'"))[0][0]
+        return count
+
+    async def execute(self, sql: str) -> None:
+        """As the database's owner, on a connection of its own."""
+        async with self.connection() as connection:
+            await connection.execute(sql)
+
+    async def rows(self, sql: str, *parameters: object) -> list[asyncpg.Record]:
+        """Read, as the database's owner."""
+        async with self.connection() as connection:
+            return list(await connection.fetch(sql, *parameters))
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of the database's owner."""
+        connection = await asyncpg.connect(self.postgres.url, timeout=10)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+
+class Load(msgspec.Struct):
+    """Customers one after the other until the block ends; `wanted` is what they bought."""
+
+    wanted: list[Purchase] = []
+
+
+@asynccontextmanager
+async def customers(stage: Stage, prefix: str, every_s: float = 0.02) -> AsyncIterator[Load]:
+    """Shoppers who come at a steady rate while faults happen in the block; all are through when it is left."""
+    load, closing = Load(), asyncio.Event()
+
+    async def come() -> None:
+        async with asyncio.TaskGroup() as group:
+            while not closing.is_set():
+                number = len(load.wanted)
+                wanted = Purchase(f"{prefix}-{number:04d}", f"{prefix}-{number:04d}", 100 + number)
+                load.wanted.append(wanted)
+                group.create_task(stage.shop.buy(wanted))
+                await asyncio.sleep(every_s)
+
+    coming = asyncio.create_task(come())
+    try:
+        yield load
+    finally:
+        closing.set()
+        await asyncio.wait_for(coming, 60)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
+    """Poll what other processes do.
+
+    Raises:
+        AssertionError: it did not become true in time.
+    """
+    deadline = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {condition}"
+        await asyncio.sleep(POLL_S)
+
+
+def clean(report: Report) -> bool:
+    """Nothing lost, doubled, invented or changed; says what if not."""
+    assert report.passed, (report.lost, report.double, report.phantom, report.mismatch)
+    return True
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    """A signal to processes of this stage, by their ids."""
+    for pid in pids:
+        os.kill(pid, number)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _section(name: str, fields: Mapping[str, object]) -> str:
+    lines = "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in fields.items())
+    return f"\n[{name}]\n{lines}"

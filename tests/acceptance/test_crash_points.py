@@ -1,0 +1,183 @@
+"""The gateway is killed at every step of a payment, of a closing and of a recovery; afterwards the ledgers agree.
+
+Each crash point of gateway/probe.py is armed at each pass that the step makes. The process dies there by SIGKILL, is
+started again unarmed, the app and the channel do what they do anyway, and everything settles.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from examples.shop.purchases import Purchase
+from gateway.probe import PROBES
+from tests.acceptance.stage import KILLED, Stage, clean, customers, until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+# A payment commits four times (create, pay, the channel's answer, the notification) and is answered three times.
+PAYMENT = {
+    "before_commit": 4,
+    "after_commit": 4,
+    "before_reply": 3,
+    "before_channel": 1,
+    "after_channel": 1,
+    "before_ack": 1,
+    "before_webhook": 1,
+    "webhook_sent": 1,
+    "webhook_marked": 1,
+}
+# The notification never comes: after the first call of the channel (pay) comes a query, and it finds the payment.
+SILENT_PAYMENT = ("before_commit:5", "after_commit:5", "before_channel:2", "after_channel:2")
+# Create, pay, its answer, the wish to close, the channel's word; the channel is asked to pay and then to close.
+CLOSING = (
+    "before_commit:4",
+    "after_commit:4",
+    "before_channel:2",
+    "after_channel:2",
+    "before_commit:5",
+    "after_commit:5",
+)
+# What a process that finds an interrupted submission does: claims it, makes the next check durable, asks, tells.
+RECOVERY = (
+    "orders_claimed:1",
+    "before_commit:1",
+    "after_commit:1",
+    "before_channel:1",
+    "after_channel:1",
+    "after_commit:2",
+)
+KILLS = 10
+
+numbers = itertools.count(1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """One set for all cases; every case has its own gateway processes."""
+    async with Stage(Path(tmp_path_factory.mktemp("crash"))) as stage:
+        yield stage
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def wanted(stage: Stage) -> AsyncIterator[Purchase]:
+    """Something nobody has bought yet. The channel is well before and after."""
+    name = f"crash-{next(numbers):03d}"
+    yield Purchase(name, name, 1299, buyer=name)
+    await stage.steer("/_faults", drop=0)
+    await stage.gateway.kill()
+
+
+def points(passes: dict[str, int]) -> list[str]:
+    return [f"{name}:{nth}" for name, count in passes.items() for nth in range(1, count + 1)]
+
+
+async def test_every_crash_point_is_hit_by_a_test_here() -> None:
+    tried = {point.partition(":")[0] for point in (*points(PAYMENT), *SILENT_PAYMENT, *CLOSING, *RECOVERY)}
+    assert tried == set(PROBES)
+
+
+@pytest.mark.parametrize("point", points(PAYMENT))
+async def test_a_payment_survives_a_kill_at(point: str, stage: Stage, wanted: Purchase) -> None:
+    await stage.gateway.serve(crash_at=point)
+    async with asyncio.TaskGroup() as people:
+        people.create_task(stage.shop.buy(wanted))
+        people.create_task(stage.pay_when_shown(wanted))
+        assert await stage.gateway.died() == KILLED
+        await stage.gateway.serve()
+    await paid_and_told_once(stage, wanted)
+
+
+@pytest.mark.parametrize("point", SILENT_PAYMENT)
+async def test_a_payment_whose_notification_is_lost_survives_a_kill_at(
+    point: str, stage: Stage, wanted: Purchase
+) -> None:
+    await stage.steer("/_faults", drop=1)
+    await stage.gateway.serve(crash_at=point)
+    async with asyncio.TaskGroup() as people:
+        people.create_task(stage.shop.buy(wanted))
+        people.create_task(stage.pay_when_shown(wanted))
+        assert await stage.gateway.died() == KILLED
+        await stage.gateway.serve()
+    await paid_and_told_once(stage, wanted)
+
+
+@pytest.mark.parametrize("point", CLOSING)
+async def test_a_closing_survives_a_kill_at(point: str, stage: Stage, wanted: Purchase) -> None:
+    await stage.gateway.serve(crash_at=point)
+    async with asyncio.TaskGroup() as people:
+        people.create_task(buy_and_close(stage, wanted))
+        assert await stage.gateway.died() == KILLED
+        await stage.gateway.serve()
+    assert [trade["state"] for trade in await stage.trades(wanted.subject)] == ["CLOSED"]
+    assert clean(await stage.settled())
+    assert (await stage.shop.row(wanted.out_order_no))["fulfilled_count"] == 0
+    assert await announced(stage, wanted) == ["order.closed"]
+
+
+async def buy_and_close(stage: Stage, wanted: Purchase) -> None:
+    """The app changes its mind, and asks until the channel has confirmed."""
+    await stage.shop.buy(wanted)
+    order_id = (await stage.shop.row(wanted.out_order_no))["order_id"]
+
+    async def closed() -> bool:
+        return (await stage.shop.holdfast.close(order_id)).state == "closed"
+
+    await until(closed, 30)
+
+
+@pytest.mark.parametrize("point", RECOVERY)
+async def test_a_recovery_survives_a_kill_at(point: str, stage: Stage, wanted: Purchase) -> None:
+    """The first process dies with the channel's answer in its hands, the second while it finds that out."""
+    await stage.gateway.serve(crash_at="after_channel:1")
+    async with asyncio.TaskGroup() as people:
+        people.create_task(stage.shop.buy(wanted))
+        people.create_task(stage.pay_when_shown(wanted))
+        assert await stage.gateway.died() == KILLED
+        await stage.gateway.serve(crash_at=point)
+        assert await stage.gateway.died() == KILLED
+        await stage.gateway.serve()
+    await paid_and_told_once(stage, wanted)
+
+
+async def test_ten_kills_at_random_moments_under_load_lose_nothing(stage: Stage) -> None:
+    chance = random.Random("kills")
+    await stage.steer("/_sim/payers", rate=1.0, after_max_s=0.5)
+    await stage.gateway.serve()
+    async with customers(stage, "loop", every_s=0.05) as load:
+        for _ in range(KILLS):
+            await asyncio.sleep(chance.uniform(0, 1))  # the moment of the kill, not a synchronisation
+            await stage.gateway.kill()
+            await stage.gateway.serve()
+    assert clean(await stage.settled(60, paid=len(load.wanted)))
+    assert await gaps(stage) == []
+
+
+async def paid_and_told_once(stage: Stage, wanted: Purchase) -> None:
+    """The end of every case: three ledgers agree, and each party did its part exactly once."""
+    assert clean(await stage.settled())
+    row = await stage.shop.row(wanted.out_order_no)
+    assert (row["state"], row["fulfilled_count"]) == ("paid", 1)
+    assert await stage.shop.effective_webhooks(wanted.out_order_no) <= 1
+    assert [trade["state"] for trade in await stage.trades(wanted.subject)] == ["SUCCESS"]
+    assert await announced(stage, wanted) == ["order.paid"]
+    assert await gaps(stage) == []
+
+
+async def announced(stage: Stage, wanted: Purchase) -> list[str]:
+    """What the app was owed for this order."""
+    sql = "SELECT w.type FROM outbox w JOIN orders USING (order_id) WHERE out_order_no = $1 ORDER BY seq"
+    return [row[0] for row in await stage.rows(sql, wanted.out_order_no)]
+
+
+async def gaps(stage: Stage) -> list[str]:
+    """Orders whose versions are not 1, 2, 3, ... up to the order's own."""
+    sql = (
+        "SELECT order_id FROM orders o LEFT JOIN events e USING (order_id) GROUP BY order_id, o.version"
+        " HAVING count(e.version) <> o.version OR max(e.version) <> o.version"
+    )
+    return [row[0] for row in await stage.rows(sql)]
