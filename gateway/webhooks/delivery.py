@@ -15,9 +15,9 @@ import aiohttp
 import msgspec
 import structlog
 
-from gateway import probe
 from gateway.addresses import host_of
 from gateway.metrics import Metrics
+from gateway.probe import probe
 from gateway.sealing import SealError
 from gateway.storage.apps import Apps, UnknownAppError
 from gateway.storage.outbox import Outbox, OutboxRow
@@ -191,7 +191,7 @@ class Delivery:
     # --- one try ----------------------------------------------------------------------------------------------------
 
     async def _deliver(self, lane: Lane, row: OutboxRow) -> None:
-        probe.probe("before_webhook")
+        probe("before_webhook")
         answer = await self._send(row)
         verdict = verdict_of(
             answer.status,
@@ -202,18 +202,18 @@ class Delivery:
         )
         if isinstance(verdict, Delivered):
             lane.succeeded()
-            probe.probe("webhook_sent")
+            probe("webhook_sent")
         else:
             lane.failed(self._monotonic())
         marked = self._mark(row, verdict, answer)
         self._marks.add(marked)
-        marked.add_done_callback(lambda done: self._marked(row, done))
+        marked.add_done_callback(lambda done: self._marked(row, verdict, done))
 
-    def _marked(self, row: OutboxRow, done: asyncio.Future[None]) -> None:
+    def _marked(self, row: OutboxRow, verdict: Verdict, done: asyncio.Future[None]) -> None:
         self._marks.discard(done)
         self._held.discard(row.event_id)
-        if not done.cancelled():
-            probe.probe("webhook_marked")
+        if isinstance(verdict, Delivered) and not done.cancelled():
+            probe("webhook_marked")
 
     async def _send(self, row: OutboxRow) -> _Answer:
         """POST the stored bytes. The status line decides; of the body only so much is read as reuse needs."""
