@@ -16,6 +16,7 @@ SERVING = re.compile(rb"^serving http://([0-9.]+):([0-9]+)$", re.MULTILINE)
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.002
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class ChildError(Exception):
@@ -36,6 +37,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=log,
+                cwd=CHECKOUT,
                 start_new_session=True,  # a Ctrl-C reaches the bench alone, which then ends its children in order
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.children import Child, child
+from bench.children import CHECKOUT, Child, child
 from bench.cost import cpu_s, tree_cpu_s
 from bench.generator import Job
 from bench.scenarios.setting import BenchError
@@ -108,7 +108,7 @@ def add_app(config: Path, webhook_url: str) -> str:
     """
     webhook = ["--webhook", webhook_url] if webhook_url else []
     command = [sys.executable, "-m", "gateway", "app", "add", "bench", *webhook, "--json", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=APP_TIMEOUT_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=APP_TIMEOUT_S, check=False, cwd=CHECKOUT)
     if done.returncode != 0:
         raise BenchError(f"no app: {done.stderr or done.stdout}")
     return str(msgspec.json.decode(done.stdout.strip().splitlines()[-1])["api_key"])
