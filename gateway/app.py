@@ -19,6 +19,7 @@ from gateway import probe
 from gateway.api.auth import Authenticator
 from gateway.api.callbacks import CallbacksApi
 from gateway.api.door import door
+from gateway.api.edge import Edge
 from gateway.api.health import HealthApi
 from gateway.api.orders import OrdersApi
 from gateway.api.orders import Settings as OrderSettings
@@ -42,7 +43,6 @@ from gateway.transport import Transport
 from gateway.webhooks.delivery import Delivery
 
 WEBHOOK_LEASE_MARGIN_S = 15.0  # how long after its timeout a delivery is still ours
-KEEPALIVE_S = 75.0
 ADJUST_CLOCK_EVERY_S = 60.0
 LOCK_TIMEOUT = "2s"
 QUEUE_MAX = 10_000  # conversations that may wait for a channel
@@ -280,9 +280,9 @@ class Gateway:
 
     async def _serve(self, application: web.Application) -> None:
         server = self._config.server
-        runner = web.AppRunner(application, access_log=None, keepalive_timeout=KEEPALIVE_S, handle_signals=False)
+        runner = Edge(application, drain_s=server.drain_s)
         await runner.setup()
-        site = web.TCPSite(runner, server.host, server.port, backlog=1024, shutdown_timeout=server.drain_s)
+        site = web.TCPSite(runner, server.host, server.port, backlog=1024)
         await site.start()
         self._stack.push_async_callback(runner.cleanup)
         host, port = runner.addresses[0][:2]

@@ -6,7 +6,7 @@ from gateway.api.problems import Problem
 from gateway.storage.apps import App, Apps
 from gateway.storage.endpoints import Endpoints
 
-SCHEME = "Bearer "
+SCHEME = "bearer"  # compared without case (RFC 9110, 11.1)
 
 
 class Authenticator:
@@ -22,10 +22,10 @@ class Authenticator:
         Raises:
             Problem: 401.
         """
-        header = request.headers.get("Authorization", "")
-        if not header.startswith(SCHEME):
-            raise Problem("unauthorized", "send Authorization: Bearer <key>", param="Authorization")
-        key = header[len(SCHEME) :]
+        headers = request.headers.getall("Authorization", ())
+        scheme, _, key = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
+        if scheme.lower() != SCHEME:
+            raise Problem("unauthorized", "send Authorization: Bearer <key>, once", param="Authorization")
         app = self._apps.cached(key)
         if app is None:
             app = await self._apps.authenticate(key)

@@ -1,8 +1,8 @@
 """Request bodies: read within bounds, decoded into typed structs, every mistake named by its field.
 
 msgspec refuses unknown fields, floats, booleans, negative and huge numbers and broken UTF-8. What JSON allows and we do
-not is looked for only where it can hide: control characters and lone surrogates need a backslash to be written, a field
-that stands there twice needs its name to be there twice.
+not is looked for only where it can hide: most control characters and lone surrogates need a backslash to be written, a
+field that stands there twice needs its name to be there twice.
 """
 
 import asyncio
@@ -11,20 +11,23 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Any, Generic, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from gateway.addresses import fault_of
 from gateway.api.problems import Problem
 
 AMOUNT_MAX = 10**12
 BODY_WAIT_S = 5.0  # a body that drips is given up
 
+_C1 = re.compile(rb"\xc2[\x80-\x9f]")  # these control characters and U+007F may stand in JSON as they are
+
 T = TypeVar("T", bound=msgspec.Struct)
 
-OutOrderNo = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_.:|*@-]{1,64}\Z")]
+OUT_ORDER_NO = re.compile(r"^[0-9A-Za-z_.:|*@-]{1,64}\Z")
+OutOrderNo = Annotated[str, Meta(pattern=OUT_ORDER_NO.pattern)]
 Amount = Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
 Url = Annotated[str, Meta(min_length=8, max_length=512)]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -64,10 +67,6 @@ class Pay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     params: Annotated[dict[Label, Annotated[str, Meta(max_length=512)]], Meta(max_length=20)] | None = None
 
 
-class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a call that takes none: nothing, or an empty object."""
-
-
 class Reader(Generic[T]):
     """Decodes bodies of one type."""
 
@@ -89,13 +88,28 @@ class Reader(Generic[T]):
             if b"\\u" in raw:
                 _refuse_hidden(raw)
             raise Problem("body_malformed", str(error)) from None
-        if b"\\" in raw or raw.count(b"{") > 1 or any(raw.count(name) > 1 for name in self._names):
+        if self._may_repeat(raw) or _may_hide(raw):
             _refuse_hidden(raw)
         return value
 
+    def _may_repeat(self, raw: bytes) -> bool:
+        return raw.count(b"{") > 1 or any(raw.count(name) > 1 for name in self._names)
+
+
+class _Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a call that takes none."""
+
+
+_read_empty = Reader(_Empty)
+
 
 async def read_bytes(request: web.Request) -> bytes:
-    """The raw body, in time and within the size the application allows."""
+    """The raw body, in time and within the size the application allows.
+
+    Raises:
+        Problem: 408, or 400 if the body broke off.
+        web.HTTPRequestEntityTooLarge: there is more of it.
+    """
     if request.content.is_eof():
         return await request.read()
     try:
@@ -103,30 +117,37 @@ async def read_bytes(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise Problem("request_timeout") from None
+    except (ConnectionError, web.RequestPayloadError):
+        raise Problem("request_malformed", "the body broke off") from None
 
 
 async def read(request: web.Request, reader: Reader[T]) -> T:
     """The decoded JSON body."""
-    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+    if request.content_type != "application/json":
         raise Problem("content_type_unsupported", "send Content-Type: application/json", param="Content-Type")
+    _refuse_encoding(request)
     return reader(await read_bytes(request))
 
 
+async def read_nothing(request: web.Request) -> None:
+    """Refuse a body that says anything: none and an empty object are the same."""
+    _refuse_encoding(request)
+    if raw := await read_bytes(request):
+        _read_empty(raw)
+
+
 def check_url(name: str, url: str | None) -> None:
-    """Refuse what is not an absolute http(s) address without a user in it."""
-    if url is None:
-        return
-    try:
-        parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_fine = False
-    fine = port_is_fine and parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
-    if not fine or any(character.isspace() for character in url):
-        raise Problem("parameter_invalid", "expected an absolute http:// or https:// address", param=name)
+    """Refuse what can not be called."""
+    if url is not None and (fault := fault_of(url)):
+        raise Problem("parameter_invalid", fault, param=name)
 
 
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+def _refuse_encoding(request: web.Request) -> None:
+    if "Content-Encoding" in request.headers:
+        raise Problem("content_type_unsupported", "send the body as it is", param="Content-Encoding")
+
+
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(.*?)`")
 
 
@@ -135,21 +156,25 @@ def _invalid(message: str) -> Problem:
     field = _FIELD.search(message)
     inside = path[1] if path else ""
     param = ".".join(part for part in (inside, field[1] if field else "") if part) or None
+    detail = message.partition(" - at ")[0]
     if field is None:
-        return Problem("parameter_invalid" if param else "body_malformed", message, param=param)
-    return Problem("parameter_unknown" if "unknown field" in message else "parameter_missing", message, param=param)
+        return Problem("parameter_invalid" if param else "body_malformed", detail, param=param)
+    return Problem("parameter_unknown" if "unknown field" in message else "parameter_missing", detail, param=param)
+
+
+def _may_hide(raw: bytes) -> bool:
+    return b"\\" in raw or b"\x7f" in raw or (not raw.isascii() and _C1.search(raw) is not None)
 
 
 def _refuse_hidden(raw: bytes) -> None:
     """The slow way: look at every name and every text."""
     try:
-        value = json.loads(raw, object_pairs_hook=_once)
+        for path, text in _texts(json.loads(raw, object_pairs_hook=_once), ""):
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+                detail = "control characters and lone surrogates are not allowed"
+                raise Problem("parameter_invalid", detail, param=path)
     except (ValueError, RecursionError) as error:
         raise Problem("body_malformed", str(error)) from None
-    for path, text in _texts(value, ""):
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-            detail = "control characters and lone surrogates are not allowed"
-            raise Problem("parameter_invalid", detail, param=path)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,8 +24,7 @@ log = structlog.get_logger(__name__)
 @web.middleware
 async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Run a handler; every way it can fail ends in a problem document."""
-    given = request.headers.get("X-Request-Id")
-    request_id = given if given is not None and _REQUEST_ID.match(given) else f"req_{_PREFIX}{next(_count):08x}"
+    request_id = request_id_of(request)
     try:
         if request.version not in (HttpVersion11, HttpVersion10):
             raise Problem("protocol_unsupported")
@@ -42,6 +41,12 @@ async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
     response.headers["X-Request-Id"] = request_id
     probe("before_reply")
     return response
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The caller's own id for the request if it is well-formed, else one of ours."""
+    given = request.headers.get("X-Request-Id")
+    return given if given is not None and _REQUEST_ID.match(given) else f"req_{_PREFIX}{next(_count):08x}"
 
 
 def _of_unexpected(error: Exception) -> Problem:

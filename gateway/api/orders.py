@@ -16,7 +16,7 @@ from actors.ports import Clock, Verdict
 from actors.registry import Registry
 from gateway import ids
 from gateway.api.auth import Authenticator
-from gateway.api.bodies import CreateOrder, Empty, Pay, Reader, check_url, read, read_bytes
+from gateway.api.bodies import OUT_ORDER_NO, CreateOrder, Pay, Reader, check_url, read, read_nothing
 from gateway.api.problems import Problem
 from gateway.dedup import Dedup
 from gateway.effect_runner import InstalledChannel
@@ -31,7 +31,6 @@ ASK_AFTER_MS = 3000  # a paying order this old is asked after when somebody read
 _ORDER_ID = re.compile(r"[0-9A-Z]{26}\Z")
 _read_create = Reader(CreateOrder)
 _read_pay = Reader(Pay)
-_read_empty = Reader(Empty)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -125,11 +124,7 @@ class OrdersApi:
     async def find(self, request: web.Request) -> web.Response:
         """The order an app knows by its own number."""
         app = await self._authenticator.app_of(request)
-        out_order_no = request.query.get("out_order_no")
-        if not out_order_no:
-            raise Problem("parameter_missing", "name the order: ?out_order_no=", param="out_order_no")
-        if "\0" in out_order_no or len(out_order_no) > 64:
-            raise Problem("parameter_invalid", "expected up to 64 characters", param="out_order_no")
+        out_order_no = _out_order_no(request)
         order = await self._journal.by_out_order_no(app.app_id, out_order_no)
         if order is None:
             raise Problem("order_not_found", param="out_order_no")
@@ -225,7 +220,7 @@ class OrdersApi:
     async def close(self, request: web.Request) -> web.Response:
         """200 and the closed order; 202 while the channel has not confirmed."""
         order = await self._order_of(request)
-        _read_empty(await read_bytes(request) or b"{}")
+        await read_nothing(request)
         deadline = asyncio.get_running_loop().time() + self._settings.pay_wait_s
         answer = await self._ask(order.order_id, CloseRequested(self._clock.now_ms()))
         _refuse(answer)
@@ -239,7 +234,7 @@ class OrdersApi:
     async def sync(self, request: web.Request) -> web.Response:
         """Ask the channel now, and give the order as it is then."""
         order = await self._order_of(request)
-        _read_empty(await read_bytes(request) or b"{}")
+        await read_nothing(request)
         answer = await self._ask(order.order_id, SyncRequested(self._clock.now_ms()))
         if answer.reply is Reply.WAIT:
             await self._changed(order.order_id, asyncio.get_running_loop().time() + self._settings.pay_wait_s)
@@ -269,6 +264,18 @@ class OrdersApi:
             return await self._registry.ask(order_id, event)
         except OrderNotFound:
             raise Problem("order_not_found", param="order_id") from None
+
+
+def _out_order_no(request: web.Request) -> str:
+    """The number of the query, checked as strictly as when the order was made: no other can exist."""
+    given = request.query.getall("out_order_no", [])
+    if not any(given):
+        raise Problem("parameter_missing", "name the order: ?out_order_no=", param="out_order_no")
+    if len(given) > 1:
+        raise Problem("parameter_duplicate", "one order at a time", param="out_order_no")
+    if not OUT_ORDER_NO.match(given[0]):
+        raise Problem("parameter_invalid", f"expected {OUT_ORDER_NO.pattern}", param="out_order_no")
+    return given[0]
 
 
 _REFUSALS: Mapping[Reply, str] = {reply: str(reply) for reply in Reply if reply not in (Reply.DONE, Reply.WAIT)}

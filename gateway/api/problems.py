@@ -20,6 +20,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 PROBLEMS: Mapping[str, Kind] = {
+    "request_malformed": Kind(400, "The request is not HTTP as it should be"),
     "body_malformed": Kind(400, "The body is not the JSON object it should be"),
     "parameter_invalid": Kind(400, "A parameter has a value it can not have"),
     "parameter_missing": Kind(400, "A parameter is missing"),
@@ -57,14 +58,26 @@ RETRY_AFTER_S = 1
 
 
 class Problem(Exception):
-    """A request that can not be done; `param` names the field, `detail` says what is wrong with it."""
+    """A request that can not be done; `param` names the field, `detail` says what is wrong with it.
 
-    def __init__(self, code: str, detail: str = "", *, param: str | None = None, order_id: str | None = None) -> None:
+    `allow` lists the methods that the path does take.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        param: str | None = None,
+        order_id: str | None = None,
+        allow: str | None = None,
+    ) -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail
         self.param = param
         self.order_id = order_id
+        self.allow = allow
 
 
 class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -108,6 +121,8 @@ def problem_response(problem: Problem, request_id: str) -> web.Response:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if kind.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if problem.allow is not None:
+        headers["Allow"] = problem.allow
     return web.Response(status=kind.status, body=problem_json(problem, request_id), headers=headers)
 
 
@@ -129,5 +144,5 @@ def problem_of_http(error: web.HTTPException) -> Problem:
     """What a request hears of an error of aiohttp's."""
     code = _HTTP.get(error.status)
     if code is not None:
-        return Problem(code)
+        return Problem(code, allow=error.headers.get("Allow"))
     return Problem("body_malformed" if error.status < 500 else "internal_error", error.reason)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,9 +35,9 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 MASTER_KEY = bytes(range(32))
 NOWHERE = "http://127.0.0.1:9/webhooks"  # owed webhooks stay owed
+NOBODY = "0" * 26  # an order id that no order has
 WITHIN_S = 20.0  # whatever a test waits for comes within this or has failed
 WINDOW_S = 60.0  # so long that no test outlives it by accident; tests end it in the database
-TABLES = ("orders", "attempts", "payments", "events", "cases", "outbox", "notifications", "submissions")
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
@@ -274,7 +274,9 @@ class Api:
         self.url = url
         self.key = key
 
-    async def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    async def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """Any request; `body` bytes as they are, anything else as JSON."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         all_headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **(headers or {})}
@@ -341,18 +343,18 @@ def out_order_no() -> str:
     return f"T-{next(_numbers)}"
 
 
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for something outside of a test's own loop: in a fixture of the session."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(work)
+
+
 async def until(look: Callable[[], Awaitable[T | None]]) -> T:
     """What `look` finds, as soon as it finds anything."""
     async with asyncio.timeout(WITHIN_S):
         while not (found := await look()):
             await asyncio.sleep(0.02)
     return found
-
-
-async def rows(database: asyncpg.Connection) -> dict[str, int]:
-    """How many rows each table has."""
-    counts = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in TABLES)
-    return dict(await database.fetchrow(f"SELECT {counts}"))  # noqa: S608 - the names stand above
 
 
 _numbers = itertools.count(1)
