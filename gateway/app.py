@@ -42,9 +42,10 @@ from gateway.storage.sweep import Sweep
 from gateway.transport import Transport
 from gateway.webhooks.delivery import Delivery
 
-WEBHOOK_LEASE_MARGIN_S = 15.0  # how long after its timeout a delivery is still ours
+WEBHOOK_LEASE_TIMEOUTS = 2  # how many timeouts a delivery is ours: one to wait for its turn, one for the try
 ADJUST_CLOCK_EVERY_S = 60.0
-LOCK_TIMEOUT = "2s"
+LOCK_TIMEOUT = "500ms"  # a flush that meets a row somebody else holds then goes on without it
+CONNECT_TIMEOUT_S = 5.0
 QUEUE_MAX = 10_000  # conversations that may wait for a channel
 
 log = structlog.get_logger(__name__)
@@ -99,7 +100,7 @@ def connector(config: Config, postgres_url: str) -> Callable[[], Awaitable[async
     async def connect() -> asyncpg.Connection:
         connection = await asyncpg.connect(
             postgres_url,
-            timeout=5,
+            timeout=CONNECT_TIMEOUT_S,
             server_settings={
                 "application_name": "holdfast commit",
                 "lock_timeout": LOCK_TIMEOUT,
@@ -107,7 +108,11 @@ def connector(config: Config, postgres_url: str) -> Callable[[], Awaitable[async
                 "enable_seqscan": "off",
             },
         )
-        await connection.execute(f'SET ROLE "{config.database.role}"')
+        try:
+            await connection.execute(f'SET ROLE "{config.database.role}"', timeout=CONNECT_TIMEOUT_S)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     return connect
@@ -260,7 +265,7 @@ class Gateway:
             timeout_s=webhooks.timeout_s,
             jitter=webhooks.jitter,
             per_endpoint=webhooks.per_endpoint,
-            lease_s=webhooks.timeout_s + WEBHOOK_LEASE_MARGIN_S,
+            lease_s=webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS,
         )
         await delivery.start()
         self._stack.push_async_callback(delivery.stop, self._config.server.drain_s)
@@ -272,7 +277,7 @@ class Gateway:
         config = self._config
         settings = RowSettings(
             duplicate_window_ms=int(config.orders.duplicate_window_ms),
-            webhook_lease_ms=_ms(config.webhooks.timeout_s + WEBHOOK_LEASE_MARGIN_S),
+            webhook_lease_ms=_ms(config.webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS),
             webhook_url=endpoints.url,
         )
         bounds = Bounds(config.limits.batch_rows_max, config.limits.backlog_rows_max)
