@@ -88,6 +88,15 @@ async def test_nobody_pays_after_time_expire_but_that_does_not_close(folder, cha
         assert await wire.query("TRADE0001") == NotPaid()
 
 
+async def test_a_time_expire_less_than_a_minute_away_is_raised_to_one(folder, channel):
+    async with simulator(folder, channel) as wire:
+        request = next(channel.pay(prepay("TRADE0001", "http://127.0.0.1:9/none"), stamp()))
+        body = {**json.loads(request.body), "time_expire": "2020-01-01T00:00:00+08:00"}
+        assert (await wire.send(resigned(channel, "POST", request.target, body))).status == 200
+    [made] = ledger(folder)
+    assert made["expires_at_s"] == int(made["at"]) + 60
+
+
 async def test_two_merchants_have_their_own_numbers_keys_and_trades(folder, channel, control):
     async with inbox(control) as box, simulator(folder, channel) as wire:
         other = Wire(wire._session, wire.url, control)

@@ -185,6 +185,19 @@ async def test_same_things_sold_by_two_merchants_meet_the_same_faults_and_payers
         assert {state for state, _ in shown["ours"].values()} == {"SUCCESS", "NOTPAY"}
 
 
+async def test_the_same_thing_sold_again_draws_again_also_after_a_restart(folder, channel):
+    faults, shown = Faults(drop=0.5), []
+    async with inbox(channel) as box:
+        for start in (0, 10):
+            async with simulator(folder, channel, faults=faults, payers=AT_ONCE) as wire:
+                for number in range(start, start + 10):
+                    await wire.pay(f"TRADE{number:04d}", box.url, subject="coffee")
+                    await wire.until_paid(f"TRADE{number:04d}")
+                shown = [trade["dropped"] for trade in await wire.steer("/_sim/trades")]
+    assert shown == [plan_notification(faults, 1, f"coffee#{number}").dropped for number in range(20)]
+    assert set(shown) == {True, False}
+
+
 async def _fates(wire: Wire, of: WeChatPay) -> dict[str, tuple[str, bool]]:
     trades = await wire.steer(f"/_sim/trades?mchid={of.account.split('/')[0]}")
     return {trade["description"]: (trade["state"], trade["dropped"]) for trade in trades}
