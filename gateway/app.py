@@ -229,6 +229,7 @@ class Gateway:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        gc.enable()
 
     async def stop(self) -> None:
         """Answer not-ready, take no more requests, finish what runs, flush, close."""
