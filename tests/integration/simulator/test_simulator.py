@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import aiohttp
 import pytest
@@ -381,13 +383,26 @@ async def test_a_ledger_belongs_to_one_process(folder, channel):
 
 # --- as a process
 
+Start: TypeAlias = Callable[..., Awaitable[tuple[asyncio.subprocess.Process, str]]]
 
-async def started(folder: Path, *options: str) -> tuple[asyncio.subprocess.Process, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "channels.simulator", "--dir", str(folder), *options, stdout=asyncio.subprocess.PIPE
-    )
-    line = await asyncio.wait_for(process.stdout.readline(), WITHIN_S)
-    return process, json.loads(line)["url"]
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts simulators as processes; none outlives the test."""
+    running: list[asyncio.subprocess.Process] = []
+
+    async def start_one(folder: Path, *options: str) -> tuple[asyncio.subprocess.Process, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "channels.simulator", "--dir", str(folder), *options, stdout=asyncio.subprocess.PIPE
+        )
+        running.append(process)
+        line = await asyncio.wait_for(process.stdout.readline(), WITHIN_S)
+        return process, json.loads(line)["url"]
+
+    yield start_one
+    for process in running:
+        if process.returncode is None:
+            await ended(process, signal.SIGKILL)
 
 
 async def ended(process: asyncio.subprocess.Process, number: signal.Signals) -> int:
@@ -396,22 +411,22 @@ async def ended(process: asyncio.subprocess.Process, number: signal.Signals) -> 
     return process.returncode
 
 
-async def test_killed_and_started_again_the_process_has_lost_nothing_it_told(folder, channel):
+async def test_killed_and_started_again_the_process_has_lost_nothing_it_told(folder, channel, start):
     async with aiohttp.ClientSession() as session:
-        process, url = await started(folder, "--pay-rate", "0")
+        process, url = await start(folder, "--pay-rate", "0")
         wire = Wire(session, url, channel)
         accepted = await asyncio.gather(*(wire.pay(f"TRADE{number:04d}") for number in range(50)))
         assert all(isinstance(each, Accepted) for each in accepted)
         assert await ended(process, signal.SIGKILL) == -signal.SIGKILL
-        process, url = await started(folder, "--pay-rate", "0")
+        process, url = await start(folder, "--pay-rate", "0")
         wire = Wire(session, url, channel)
         for number in range(50):
             assert await wire.query(f"TRADE{number:04d}") == NotPaid()
         assert await ended(process, signal.SIGTERM) == 0
 
 
-async def test_the_command_line_makes_keys_sets_faults_and_names_a_wrong_value(tmp_path, channel):
-    process, url = await started(
+async def test_the_command_line_makes_keys_sets_faults_and_names_a_wrong_value(tmp_path, channel, start):
+    process, url = await start(
         tmp_path / "new", "--merchant", "a", "b", "--error-rate", "0.1", "--drop", "0.3", "--delay-s", "3"
     )
     async with aiohttp.ClientSession() as session:
