@@ -31,7 +31,7 @@ ASK_AFTER_MS = 3000  # a paying order this old is asked after when somebody read
 _ORDER_ID = re.compile(r"[0-9A-Z]{26}\Z")
 _read_create = Reader(CreateOrder)
 _read_pay = Reader(Pay)
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(order="deterministic").encode  # whatever order a caller wrote names in
 
 
 class Settings(msgspec.Struct, frozen=True):

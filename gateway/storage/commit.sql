@@ -1,6 +1,7 @@
 -- The sections of the one statement a flush sends. group_commit.py strings together those that its batch needs, in this
 -- order; each takes its columns as arrays. `applied` names the orders that were born or moved: everything else is inserted
--- for those alone. A create that names a buyer must first win its fingerprint (submissions). The `= ANY` beside the join in
+-- for those alone. A create that names a buyer must first win its fingerprint (submissions), for which it must be new: one
+-- that is refused as a conflict was never submitted. The `= ANY` beside the join in
 -- `moved` makes every plan an index scan that locks rows in key order: two processes can not deadlock, and statistics of an
 -- empty table can not turn it into a scan of the whole table.
 
@@ -8,6 +9,7 @@
 INSERT INTO submissions (app_id, fingerprint, out_order_no, expires_at)
 SELECT c.app_id, c.fingerprint, c.out_order_no, clock_timestamp() + c.window_ms * interval '1 millisecond'
 FROM unnest({app_id:text}, {fingerprint:bytea}, {out_order_no:text}, {window_ms:int}) AS c (app_id, fingerprint, out_order_no, window_ms)
+WHERE (SELECT true FROM orders o WHERE o.app_id = c.app_id AND o.out_order_no = c.out_order_no) IS NULL
 ON CONFLICT (app_id, fingerprint) DO UPDATE SET out_order_no = EXCLUDED.out_order_no, expires_at = EXCLUDED.expires_at
     WHERE submissions.expires_at <= clock_timestamp() OR submissions.out_order_no = EXCLUDED.out_order_no
 RETURNING app_id, fingerprint

@@ -30,7 +30,7 @@ SELECT order_id FROM orders WHERE app_id = $1 AND out_order_no = $2
 -- query: duplicate_of
 SELECT o.order_id
 FROM submissions s
-JOIN orders o ON o.app_id = s.app_id AND o.out_order_no = s.out_order_no
+JOIN orders o ON o.app_id = s.app_id AND o.out_order_no = s.out_order_no AND o.fingerprint = s.fingerprint
 WHERE s.app_id = $1 AND s.fingerprint = $2 AND s.out_order_no <> $3 AND s.expires_at > clock_timestamp()
 
 -- query: timeline
