@@ -9,7 +9,7 @@ from actors.events import Event
 from actors.order import Announcement, Attempt, Decision, Order, Payment, Reason
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A notification as it came in, recorded whatever becomes of it. Headers as JSON, body as received."""
 
     notification_id: int
@@ -22,7 +22,7 @@ class Arrival(msgspec.Struct, frozen=True):
     received_at_ms: int
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """All that one transition makes durable, or nothing of it. `order.version` 1 is a birth.
 
     `fingerprint` is set on the birth of an order whose buyer was named; `arrivals` alone (no order) is allowed.

@@ -25,7 +25,7 @@ class Verb(StrEnum):
     CLOSE = "close"
 
 
-class Credential(msgspec.Struct, frozen=True):
+class Credential(msgspec.Struct, frozen=True, gc=False):
     """What the payer needs to pay: `type` is qr, url, form or params."""
 
     type: str

@@ -98,6 +98,8 @@ _encode = msgspec.json.Encoder().encode
 def order_view(order: Order) -> OrderView:
     """The order as its app sees it."""
     content = order.content
+    expires_at = rfc3339(order.expires_at_ms)
+    checked_at_expiry = order.next_check_at_ms == order.expires_at_ms
     return OrderView(
         order_id=order.order_id,
         out_order_no=content.out_order_no,
@@ -118,10 +120,10 @@ def order_view(order: Order) -> OrderView:
         late=order.late,
         reason=order.reason,
         created_at=rfc3339(order.created_at_ms),
-        expires_at=rfc3339(order.expires_at_ms),
+        expires_at=expires_at,
         paid_at=_moment(order.paid_at_ms),
         closed_at=_moment(order.closed_at_ms),
-        next_check_at=_moment(order.next_check_at_ms),
+        next_check_at=expires_at if checked_at_expiry else _moment(order.next_check_at_ms),
         attempts=[_attempt_view(order, attempt) for attempt in order.attempts],
     )
 
