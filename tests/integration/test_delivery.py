@@ -326,7 +326,9 @@ async def test_a_dead_endpoint_is_paused_and_its_rows_occupy_no_claims(
         await store(pool, rows_for(healthy.url, *(f"fine_{number}" for number in range(100))), due_in_s=-1)
         async with delivering(pool, metrics, schedule_s=[0, 3_600], lease_s=3_600):
             await until_states(pool, delivered=100, owed=1_000)
+            leased = await pool.fetchval("SELECT count(*) FROM outbox WHERE state = 'owed' AND next_try_at > now()")
             await until(lambda: metrics.registry.get_sample_value("holdfast_endpoints_paused") == 1)
+        assert leased < 1_000, "rows that are due for longer did not have to be taken first"
         assert len(broken.seen) < 100, "a broken endpoint is not asked a thousand times"
 
 

@@ -173,9 +173,11 @@ async def test_delivered_is_final_and_wins_over_everything(outbox: Outbox, pool:
     await outbox.dead(row, 410, "gone")
     await outbox.delivered(row, 200)
     assert (await stored(pool, "evt_1"))["state"] == "delivered"
+    await outbox.delivered(msgspec.structs.replace(row, tries=9), 299)
     await outbox.failed(msgspec.structs.replace(row, tries=9), 0.0, 500, "late")
     await outbox.dead(msgspec.structs.replace(row, tries=9), 500, "late")
-    assert (await stored(pool, "evt_1"))["state"] == "delivered"
+    again = await stored(pool, "evt_1")
+    assert (again["state"], again["tries"], again["last_status"]) == ("delivered", 1, 200)
 
 
 async def test_a_dead_row_is_not_owed_again_by_a_late_failure(outbox: Outbox, pool: asyncpg.Pool) -> None:

@@ -201,6 +201,11 @@ async def test_an_answer_of_exactly_the_limit_is_read() -> None:
     assert len(answer.body) == BODY_MAX
 
 
+async def test_an_endless_answer_is_given_up_at_the_limit_and_not_at_the_timeout() -> None:
+    async with raw_serving(endless_body) as url, transport(url, timeout_s=60.0) as channel:
+        assert await channel.run(Careful(), op="pay") == Unknown(f"an answer of more than {BODY_MAX} bytes")
+
+
 async def test_a_channel_that_never_answers_costs_the_timeout_and_no_more() -> None:
     flow = Careful()
     async with never_answering() as (url, _), transport(url, timeout_s=0.1) as channel:
