@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 
 import msgspec
 from aiohttp import web
 
 from actors.checkpoint import Arrival, record
-from actors.errors import ActorError, OrderNotFound
+from actors.errors import ActorError, OrderNotFound, WriteRejected
 from actors.events import Source
 from actors.ports import Clock, Journal
 from actors.registry import Registry
@@ -23,13 +24,20 @@ from gateway.probe import probe
 
 _ORDER_ID = re.compile(r"[0-9A-Z]{26}\Z")
 _NUMBER = re.compile(r"(?!00)[0-9]{2}\Z")
-VERIFIED = "verified"
-MISDIRECTED = "misdirected"
-UNKNOWN_ORDER = "unknown_order"
-HEADERS_BYTES_MAX = 16_384
 UNRECORDED_HEADERS = frozenset({"authorization", "cookie"})
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Verdict(StrEnum):
+    """What became of a notification, beside the reasons for which a channel's are rejected."""
+
+    VERIFIED = "verified"
+    MISDIRECTED = "misdirected"  # believed, but it speaks of another attempt than the path
+    UNKNOWN_ORDER = "unknown_order"
+    CONTRADICTORY = "contradictory"  # believed, but the database refuses it: its transaction paid another order
+    TOO_LARGE = "too_large"
+    DEFERRED = "deferred"  # not taken now; the channel sends it again
 
 
 class CallbacksApi:
@@ -61,16 +69,21 @@ class CallbacksApi:
         installed = self._channels.get(request.match_info["channel"])
         if installed is None or not _ORDER_ID.match(order_id) or not _NUMBER.match(attempt):
             raise Problem("not_found")
-        channel = installed.channel
-        body = await read_bytes(request)
-        headers = {name.lower(): _printable(value) for name, value in request.headers.items()}
+        channel, headers = installed.channel, _headers(request)
+        try:
+            body = await read_bytes(request)
+        except web.HTTPRequestEntityTooLarge:
+            await self._record(self._arrival(request, headers, b"", Verdict.TOO_LARGE))
+            raise
         try:
             payment = await self._verify(channel, headers, body)
-            if payment.out_trade_no != order_id + attempt:
-                raise NotificationRejected(RejectReason.MALFORMED, MISDIRECTED)
         except NotificationRejected as rejected:
-            return await self._rejected(channel, rejected, self._arrival(request, headers, body, rejected.reason))
-        arrival = self._arrival(request, headers, body, VERIFIED)
+            await self._record(self._arrival(request, headers, body, rejected.reason))
+            return _answer(channel.refuse(rejected.reason))
+        if payment.out_trade_no != order_id + attempt:
+            await self._record(self._arrival(request, headers, body, Verdict.MISDIRECTED))
+            return _answer(channel.refuse(RejectReason.MALFORMED))
+        arrival = self._arrival(request, headers, body, Verdict.VERIFIED)
         return await self._credit(channel, payment, arrival, order_id, int(attempt))
 
     async def _verify(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> ChannelPayment:
@@ -82,11 +95,10 @@ class CallbacksApi:
                 raise
         return channel.notification(headers, body, now_s)
 
-    async def _rejected(self, channel: Channel, rejected: NotificationRejected, arrival: Arrival) -> web.Response:
-        """Nothing in it is believed, but that it came is kept."""
-        self._metrics.notifications[channel.name, rejected.reason].inc()
+    async def _record(self, arrival: Arrival) -> None:
+        """It moves no order, but that it came is kept."""
+        self._metrics.notifications[arrival.channel, arrival.verdict].inc()
         await self._journal.commit(record(arrival))
-        return _answer(channel.refuse(rejected.reason))
 
     async def _credit(
         self, channel: Channel, payment: ChannelPayment, arrival: Arrival, order_id: str, number: int
@@ -96,13 +108,15 @@ class CallbacksApi:
         try:
             await self._registry.ask(order_id, event, (arrival,))
         except OrderNotFound:
-            self._metrics.notifications[channel.name, UNKNOWN_ORDER].inc()
-            await self._journal.commit(record(msgspec.structs.replace(arrival, verdict=UNKNOWN_ORDER)))
+            await self._record(msgspec.structs.replace(arrival, verdict=Verdict.UNKNOWN_ORDER))
             return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
+        except WriteRejected:
+            await self._record(msgspec.structs.replace(arrival, verdict=Verdict.CONTRADICTORY))
+            return _answer(msgspec.structs.replace(channel.refuse("contradicts what is known"), status=409))
         except ActorError:
-            self._metrics.notifications[channel.name, "deferred"].inc()
+            self._metrics.notifications[channel.name, Verdict.DEFERRED].inc()
             return _answer(msgspec.structs.replace(channel.refuse("try again"), status=503))
-        self._metrics.notifications[channel.name, VERIFIED].inc()
+        self._metrics.notifications[channel.name, Verdict.VERIFIED].inc()
         probe("before_ack")
         return _answer(channel.acknowledge())
 
@@ -119,6 +133,12 @@ class CallbacksApi:
             body=body,
             received_at_ms=at_ms,
         )
+
+
+def _headers(request: web.Request) -> dict[str, str]:
+    """By lower-case name; all values of one that came twice: none may be picked."""
+    names = {name.lower() for name in request.headers}
+    return {name: _printable(", ".join(request.headers.getall(name))) for name in names}
 
 
 def _printable(value: str) -> str:
