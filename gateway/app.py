@@ -106,6 +106,7 @@ def connector(config: Config, postgres_url: str) -> Callable[[], Awaitable[async
                 "lock_timeout": LOCK_TIMEOUT,
                 "plan_cache_mode": "force_generic_plan",
                 "enable_seqscan": "off",
+                "enable_bitmapscan": "off",  # it would lock rows in the order of the heap, not of their keys
             },
         )
         try:

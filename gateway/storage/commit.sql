@@ -85,12 +85,14 @@ JOIN applied USING (order_id)
 
 -- section: outbox
 INSERT INTO outbox (event_id, app_id, order_id, seq, type, url, body, next_try_at, created_at)
-SELECT w.event_id, w.app_id, w.order_id, w.seq, w.type, w.url, w.body,
+SELECT w.event_id, w.app_id, w.order_id, w.seq, w.type, coalesce(nullif(w.url, ''), apps.webhook_url), w.body,
        clock_timestamp() + w.lease_ms * interval '1 millisecond', to_timestamp(w.created_at_ms::float8 / 1000)
 FROM unnest({event_id:text}, {app_id:text}, {order_id:text}, {seq:int}, {type:text}, {url:text}, {body:bytea},
             {lease_ms:int}, {created_at_ms:bigint})
      AS w (event_id, app_id, order_id, seq, type, url, body, lease_ms, created_at_ms)
 JOIN applied USING (order_id)
+LEFT JOIN apps ON w.url = '' AND apps.app_id = w.app_id
+WHERE coalesce(nullif(w.url, ''), apps.webhook_url) IS NOT NULL
 
 -- section: arrivals
 INSERT INTO notifications (notification_id, channel, order_id, attempt, verdict, headers, body, received_at)

@@ -25,12 +25,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def owed_webhook(write: Write, settings: Settings) -> OutboxRow | None:
-    """The webhook a write owes its app, if it announces anything and the app has an endpoint."""
+    """The webhook a write owes its app, if it announces anything.
+
+    An empty `url` says that this process knows of no endpoint. The app may be younger than its last look, so the
+    statement asks the table of apps.
+    """
     order = write.order
     if order is None or write.announce is None:
-        return None
-    url = order.content.webhook_url or settings.webhook_url(order.content.app_id)
-    if url is None:
         return None
     return OutboxRow(
         event_id=event_id(order),
@@ -38,7 +39,7 @@ def owed_webhook(write: Write, settings: Settings) -> OutboxRow | None:
         order_id=order.order_id,
         seq=order.version,
         type=write.announce,
-        url=url,
+        url=order.content.webhook_url or settings.webhook_url(order.content.app_id) or "",
         body=webhook_json(order, write.announce, write.at_ms),
         tries=0,
         created_at_ms=write.at_ms,
@@ -65,6 +66,19 @@ def add_rows(
         _add(into, "outbox", _outbox(webhook, settings))
     if write.arrivals:
         _add(into, "arrivals", *(msgspec.structs.astuple(arrival) for arrival in write.arrivals))
+
+
+_LOCK_ORDER: dict[str, Callable[[Row], Any]] = {
+    "claimed": lambda row: row[:2],
+    "born": lambda row: row[1:3],
+    "moved": lambda row: row[0],
+}
+
+
+def in_lock_order(section: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows in the order of the keys they lock: two processes that lock the same ones wait, and do not deadlock."""
+    key = _LOCK_ORDER.get(section)
+    return rows if key is None else sorted(rows, key=key)
 
 
 def arrays(rows: Sequence[Row], width: int) -> list[Sequence[Any]]:
@@ -173,6 +187,6 @@ def _outbox(webhook: OutboxRow, settings: Settings) -> Row:
         webhook.type,
         webhook.url,
         webhook.body,
-        settings.webhook_lease_ms,
+        settings.webhook_lease_ms if webhook.url else 0,  # not ours to deliver: whoever claims it
         webhook.created_at_ms,
     )
