@@ -153,8 +153,11 @@ class Dedup:
 
 
 def _client(url: str) -> Redis:
-    # Retries would only spend the time that nobody has; the breaker is ours.
-    return Redis.from_url(url, max_connections=8, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1.0)
+    # Retries would only spend the time that nobody has; the breaker is ours. So is the deadline: redis-py would arm one
+    # for every reply, a third of a hint's cost.
+    return Redis.from_url(
+        url, max_connections=8, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1.0, socket_timeout=None
+    )
 
 
 async def _hang_up(redis: Redis) -> None:
