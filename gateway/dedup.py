@@ -2,7 +2,7 @@
 
 `hint` answers with the number of another recent submission of the same content, or None: new, our own retry, or nobody
 knows. Postgres judges in every case, so Redis may be slow, dead, flushed or full of rubbish and no answer changes.
-All hints of one loop turn go in one pipeline (a fifth of the cost). After a failure Redis is left alone, and a task of
+All hints of one loop turn go in one command (a fifth of the cost). After a failure Redis is left alone, and a task of
 ours, not a customer's request, finds out when it is back.
 """
 
@@ -15,16 +15,33 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from gateway.metrics import Metrics
 
-PIPELINE_MAX = 512
+PAGE_MAX = 512
 WAITING_MAX = 4_096  # hints; more answer None at once
 TRY_AGAIN_S = 0.5
 CANCEL_AGAIN_S = 0.1
 VALUE_PREFIX = b"holdfast:1:"  # a value without it is not ours
 VALUE_LENGTH_MAX = 512
+
+# One command a page: redis-py costs 40 us a command, 2 us an argument. Answers place and value of every key that held
+# something else: an empty text for a key that holds no text, 0 for one that Redis refused to write.
+_SET_ALL = """
+local found = {}
+for i = 1, #KEYS do
+  local held = redis.pcall('SET', KEYS[i], ARGV[i + 1], 'NX', 'GET', 'PX', ARGV[1])
+  if type(held) == 'table' then
+    held = string.find(held.err, 'WRONGTYPE', 1, true) and '' or 0
+  end
+  if held then
+    found[#found + 1] = i
+    found[#found + 1] = held
+  end
+end
+return found
+"""
 
 
 class _Hint(msgspec.Struct, frozen=True):
@@ -79,11 +96,11 @@ class Dedup:
             await _hang_up(self._redis)
 
     async def _ask_all(self) -> None:
-        """One pipeline after the other, until nothing waits; the first takes all hints of this turn of the loop."""
+        """One command after the other, until nothing waits; the first takes all hints of this turn of the loop."""
         page: list[_Hint] = []
         try:
             while self._waiting:
-                page, self._waiting = self._waiting[:PIPELINE_MAX], self._waiting[PIPELINE_MAX:]
+                page, self._waiting = self._waiting[:PAGE_MAX], self._waiting[PAGE_MAX:]
                 await self._ask(page)
         finally:
             self._asking = None
@@ -94,10 +111,11 @@ class Dedup:
         # Not asyncio.timeout: redis-py can swallow a cancellation, and no request may wait until it does not.
         overdue = asyncio.get_running_loop().call_later(self._timeout_s, self._leave_alone, page, TimeoutError())
         try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for hint in page:
-                pipeline.set(hint.key, hint.value, nx=True, px=self._window_ms, get=True)
-            found = await pipeline.execute(raise_on_error=False)
+            keys, values = [hint.key for hint in page], [hint.value for hint in page]
+            others: Any = await self._redis.eval(_SET_ALL, len(keys), *keys, self._window_ms, *values)
+            found: list[Any] = [None] * len(page)
+            for place, value in zip(others[::2], others[1::2], strict=True):
+                found[place - 1] = value
         except Exception as error:  # whatever a client makes of rubbish on the wire: nobody knows
             self._leave_alone(page, error)
             return
@@ -183,5 +201,5 @@ def _number_in(value: Any) -> str | None:
 
 
 def _is_rubbish(value: Any) -> bool:
-    """Whether a key holds what is not ours, as against a Redis that refuses (read only, out of memory, loading)."""
-    return not isinstance(value, Exception) or (isinstance(value, ResponseError) and "WRONGTYPE" in str(value))
+    """Whether a key holds what is not ours, as against a Redis that refuses (read only, out of memory)."""
+    return bool(value != 0)
