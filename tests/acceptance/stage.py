@@ -6,12 +6,13 @@ app does and when. `audit` compares the three ledgers; `settled` waits until not
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,14 @@ class Shop:
             return found
 
         return await self.ledger.do(count)
+
+
+class Promises(msgspec.Struct):
+    """What an app heard of creates that it sent once each: the order's id, a refusal, or nothing at all."""
+
+    made: dict[str, str] = {}
+    refused: set[str] = set()
+    silent: set[str] = set()
 
 
 class Stage:
@@ -265,6 +274,11 @@ class Stage:
         await until(shown, 30)
         await self.pay(f"{row['order_id']}01")
 
+    async def readyz(self) -> int:
+        """What the gateway says of itself to a balancer."""
+        async with self.session.get(f"{self.gateway.url}/readyz") as answer:
+            return answer.status
+
     # --- the ledgers
 
     async def audit(self) -> Report:
@@ -281,12 +295,33 @@ class Stage:
         """
         deadline = time.monotonic() + within_s
         while True:
+            owed = await self.owed()
             await self.let_webhook_leases_pass()
             report = await self.audit()
-            done = report.passed and report.paid_at_channel >= paid and not await self.owed()
+            done = report.passed and report.paid_at_channel >= paid and not owed
             if done or time.monotonic() > deadline:
                 return report
             await asyncio.sleep(0.1)
+
+    async def kept(self, promises: Promises) -> bool:
+        """Every order that was promised exists under its id; nothing exists of those that were refused."""
+        rows = dict(await self.rows("SELECT out_order_no, order_id FROM orders"))
+        assert {number: rows.get(number) for number in promises.made} == promises.made
+        assert promises.refused & rows.keys() == set()
+        return True
+
+    async def gaps(self) -> list[str]:
+        """Orders whose versions in the events are not 1, 2, 3, ... up to the order's own."""
+        sql = (
+            "SELECT order_id FROM orders o LEFT JOIN events e USING (order_id) GROUP BY order_id, o.version"
+            " HAVING count(e.version) <> o.version OR max(e.version) <> o.version"
+        )
+        return [row[0] for row in await self.rows(sql)]
+
+    async def paid_orders(self) -> int:
+        """How many orders are paid here."""
+        count: int = (await self.rows("SELECT count(*) FROM orders WHERE state = 'paid'"))[0][0]
+        return count
 
     async def let_webhook_leases_pass(self) -> None:
         """As if the time had gone by in which another process could still be delivering."""
@@ -303,9 +338,15 @@ class Stage:
             await connection.execute(sql)
 
     async def rows(self, sql: str, *parameters: object) -> list[asyncpg.Record]:
-        """Read, as the database's owner."""
-        async with self.connection() as connection:
-            return list(await connection.fetch(sql, *parameters))
+        """Read, as the database's owner; again if the server fails on the way."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                async with self.connection() as connection:
+                    return list(await connection.fetch(sql, *parameters))
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(POLL_S)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
@@ -317,29 +358,63 @@ class Stage:
             connection.terminate()
 
 
-class Load(msgspec.Struct):
-    """Customers one after the other until the block ends; `wanted` is what they bought."""
-
+@asynccontextmanager
+async def customers(
+    stage: Stage, prefix: str, every_s: float = 0.03, shops: Sequence[Shop] = ()
+) -> AsyncIterator[list[Purchase]]:
+    """Shoppers who come at a steady rate while faults happen in the block; all are through when it is left."""
     wanted: list[Purchase] = []
+
+    async def come(group: asyncio.TaskGroup) -> None:
+        name = f"{prefix}-{len(wanted):04d}"
+        wanted.append(Purchase(name, name, 100 + len(wanted)))
+        shop = (shops or [stage.shop])[len(wanted) % (len(shops) or 1)]
+        group.create_task(shop.buy(wanted[-1]))
+
+    async with _meanwhile(come, every_s):
+        yield wanted
 
 
 @asynccontextmanager
-async def customers(stage: Stage, prefix: str, every_s: float = 0.02) -> AsyncIterator[Load]:
-    """Shoppers who come at a steady rate while faults happen in the block; all are through when it is left."""
-    load, closing = Load(), asyncio.Event()
+async def creates(stage: Stage, prefix: str, every_s: float = 0.03) -> AsyncIterator[Promises]:
+    """An app that creates and never asks twice: what it is promised must be kept, what it is refused must not exist."""
+    promises, numbers = Promises(), itertools.count()
 
-    async def come() -> None:
+    async def create(out_order_no: str) -> None:
+        body = {"out_order_no": out_order_no, "amount": 100, "currency": "CNY", "subject": out_order_no}
+        headers = {"authorization": f"Bearer {stage.api_key}"}
+        try:
+            async with stage.session.post(f"{stage.gateway.url}/v1/orders", json=body, headers=headers) as answer:
+                told = await answer.json()
+        except (aiohttp.ClientError, TimeoutError):
+            promises.silent.add(out_order_no)
+            return
+        assert answer.status in (201, 503), told
+        if answer.status == 201:
+            promises.made[out_order_no] = told["order_id"]
+        else:
+            promises.refused.add(out_order_no)
+
+    async def come(group: asyncio.TaskGroup) -> None:
+        group.create_task(create(f"{prefix}-{next(numbers):04d}"))
+
+    async with _meanwhile(come, every_s):
+        yield promises
+
+
+@asynccontextmanager
+async def _meanwhile(come: Callable[[asyncio.TaskGroup], Awaitable[None]], every_s: float) -> AsyncIterator[None]:
+    closing = asyncio.Event()
+
+    async def keep_coming() -> None:
         async with asyncio.TaskGroup() as group:
             while not closing.is_set():
-                number = len(load.wanted)
-                wanted = Purchase(f"{prefix}-{number:04d}", f"{prefix}-{number:04d}", 100 + number)
-                load.wanted.append(wanted)
-                group.create_task(stage.shop.buy(wanted))
+                await come(group)
                 await asyncio.sleep(every_s)
 
-    coming = asyncio.create_task(come())
+    coming = asyncio.create_task(keep_coming())
     try:
-        yield load
+        yield
     finally:
         closing.set()
         await asyncio.wait_for(coming, 60)
