@@ -27,11 +27,15 @@ Asked: TypeAlias = "asyncio.Future[Answer]"
 
 
 class Letter(msgspec.Struct, eq=False):
-    """An event on its way: who waits for it, the notification it came with, how often it lost the race so far."""
+    """An event on its way: who waits for it, the notification it came with, how often it lost the race so far.
+
+    `seen` is a version of the order that its teller knows to exist: an actor that is behind reads it again first.
+    """
 
     event: Event
     asked: Asked
     arrivals: tuple[Arrival, ...] = ()
+    seen: int = 0
     lost: int = 0
 
 

@@ -60,12 +60,16 @@ class Registry:
     def __len__(self) -> int:
         return len(self._actors)
 
-    def ask(self, order_id: str, event: Event, arrivals: tuple[Arrival, ...] = ()) -> Asked:
+    def ask(self, order_id: str, event: Event, arrivals: tuple[Arrival, ...] = (), seen: int = 0) -> Asked:
         """Tell an order an event; the future is answered when what it led to is durable.
 
-        The future fails with an `ActorError` if nothing came of it, or with whatever the journal's load raised.
+        `seen` is the version of the order that the teller has just read: another process may have moved it since this
+        one last looked. The future fails with an `ActorError` if nothing came of it, or with whatever the journal's
+        load raised.
         """
-        letter = Letter(event, asyncio.get_running_loop().create_future(), arrivals)
+        if isinstance(event, Due) and event.claimed_version is not None:
+            seen = event.claimed_version
+        letter = Letter(event, asyncio.get_running_loop().create_future(), arrivals, seen)
         actor = self._actors.get(order_id)
         if self._stopped:
             letter.asked.set_exception(Stopped("the process is stopping"))
@@ -147,6 +151,9 @@ class Registry:
         """Run one event to its decision; no await between reading the order and handing over the write."""
         before = actor.order
         assert before is not None, "only a loaded actor decides"
+        if letter.seen > before.version:
+            self._read_again(actor, letter)
+            return
         event = letter.event
         if isinstance(event, PayRequested):
             event = msgspec.structs.replace(event, in_flight=actor.submitting)
@@ -203,7 +210,13 @@ class Registry:
         letter.lost += 1
         if letter.lost > LOST_MAX:
             _fail(letter, Overloaded(f"order {actor.order_id} is moved by others all the time"))
-        elif actor.inbox is None:
+            self._load(actor)
+        else:
+            self._read_again(actor, letter)
+
+    def _read_again(self, actor: Actor, letter: Letter) -> None:
+        letter.seen = 0  # what is read now is the truth, whatever was seen before
+        if actor.inbox is None:
             actor.inbox = deque([letter])
         else:
             actor.inbox.appendleft(letter)

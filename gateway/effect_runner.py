@@ -14,7 +14,7 @@ import structlog
 
 from actors.actor import Asked
 from actors.effects import Close, Effect, Query, Submit
-from actors.errors import ActorError, OrderNotFound, Stopped
+from actors.errors import ActorError, OrderNotFound, Stopped, WriteRejected
 from actors.events import (
     Credential,
     Event,
@@ -169,7 +169,7 @@ class EffectRunner:
                 shown = Credential(credential.type, credential.value, credential.expires_at_s * 1000)
                 return SubmitAccepted(at_ms, number, shown)
             case Refused(code, message):
-                return SubmitRefused(at_ms, number, code, message)
+                return SubmitRefused(at_ms, number, _storable(code), _storable(message))
             case AlreadyPaid():
                 return ReportedAlreadyPaid(at_ms, number)
             case Unknown(reason):
@@ -216,12 +216,20 @@ class EffectRunner:
                 await self._tell(order_id, event)
             except (OrderNotFound, Stopped):
                 return
+            except WriteRejected as error:  # it would be refused for ever; the ladder asks the channel again
+                log.error("report_refused", order_id=order_id, error=str(error)[:300])
+                return
             except ActorError as error:
                 log.warning("report_delayed", order_id=order_id, error=str(error)[:300])
             else:
                 return
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, TELL_AGAIN_MAX_S)
+
+
+def _storable(text: str) -> str:
+    """A channel's own words without U+0000, which PostgreSQL takes in no text."""
+    return text.replace("\0", "\ufffd")
 
 
 _VERBS: dict[type[Effect], Verb] = {Submit: Verb.SUBMIT, Query: Verb.QUERY, Close: Verb.CLOSE}

@@ -291,6 +291,7 @@ def _shown(trade: Trade) -> dict[str, object]:
         "description": made.description,
         "amount": made.amount,
         "state": trade.state,
+        "codes": trade.codes,
         "transaction_id": paid.transaction_id if paid else None,
         "success_at": paid.success_at if paid else None,
         "notified": trade.notified,

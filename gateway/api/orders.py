@@ -152,7 +152,7 @@ class OrdersApi:
             return
         old = self._clock.now_ms() - order.attempts[-1].submitted_at_ms >= ASK_AFTER_MS
         if old and self._registry.may_ask(order.order_id, ASK_AFTER_MS):
-            asked = self._registry.ask(order.order_id, SyncRequested(self._clock.now_ms()))
+            asked = self._registry.ask(order.order_id, SyncRequested(self._clock.now_ms()), seen=order.version)
             asked.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     # --- pay ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class OrdersApi:
         for _ in range(PAY_ROUNDS_MAX):
             at_ms = self._clock.now_ms()
             event = PayRequested(at_ms, body.channel, installed.channel.account, body.method, params_json)
-            answer = await self._ask(order.order_id, event)
+            answer = await self._ask(order, event)
             if answer.reply is Reply.DONE:
                 return _json(pay_json(answer.order, answer.order.live_attempt))
             _refuse(answer)
@@ -222,7 +222,7 @@ class OrdersApi:
         order = await self._order_of(request)
         await read_nothing(request)
         deadline = asyncio.get_running_loop().time() + self._settings.pay_wait_s
-        answer = await self._ask(order.order_id, CloseRequested(self._clock.now_ms()))
+        answer = await self._ask(order, CloseRequested(self._clock.now_ms()))
         _refuse(answer)
         latest = answer.order
         while latest.state is OrderState.CLOSING and await self._changed(order.order_id, deadline):
@@ -235,7 +235,7 @@ class OrdersApi:
         """Ask the channel now, and give the order as it is then."""
         order = await self._order_of(request)
         await read_nothing(request)
-        answer = await self._ask(order.order_id, SyncRequested(self._clock.now_ms()))
+        answer = await self._ask(order, SyncRequested(self._clock.now_ms()))
         if answer.reply is Reply.WAIT:
             await self._changed(order.order_id, asyncio.get_running_loop().time() + self._settings.pay_wait_s)
         return _json(order_json(await self._journal.load(order.order_id) or answer.order))
@@ -259,9 +259,10 @@ class OrdersApi:
         final = order is not None and order.state is OrderState.PAID
         return order if final or self._settings.single_process else None
 
-    async def _ask(self, order_id: str, event: Event) -> Answer:
+    async def _ask(self, order: Order, event: Event) -> Answer:
+        """Tell the order, at least at the version that was just read."""
         try:
-            return await self._registry.ask(order_id, event)
+            return await self._registry.ask(order.order_id, event, seen=order.version)
         except OrderNotFound:
             raise Problem("order_not_found", param="order_id") from None
 
