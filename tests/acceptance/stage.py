@@ -72,10 +72,56 @@ class Gateway(Child):
         self._environment["HOLDFAST_CRASH_AT"] = crash_at
         await self.start(ready="serving")
 
+    def be_reached_at(self, url: str) -> None:
+        """Have the next life tell channels this address instead of its own."""
+        self._environment["HOLDFAST_SERVER__PUBLIC_URL"] = url
+
     async def died(self, within_s: float = 20.0) -> int | None:
         """Wait for its end; how it ended."""
         await asyncio.wait_for(self.ended(), within_s)
         return self._process.returncode if self._process else None
+
+
+class Balancer:
+    """Gives each connection to the next gateway that takes it. One that is frozen takes it and says nothing."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._ports = [int(url.rpartition(":")[2]) for url in urls]
+        self._turn = itertools.count()
+        self._server: asyncio.Server | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> "Balancer":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = next(self._turn)
+        for step in range(len(self._ports)):
+            port = self._ports[(first + step) % len(self._ports)]
+            try:
+                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                continue
+            await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
+            return
+        writer.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
 
 
 class Shop:
@@ -177,11 +223,18 @@ class Stage:
         """The first, and mostly the only one."""
         return self.gateways[0]
 
-    def add_gateway(self) -> Gateway:
-        """Another process over the same databases."""
+    async def add_gateway(self) -> Gateway:
+        """Another process over the same databases; from now on notifications come to either, through a balancer."""
         gateway = self._gateway(f"gateway{len(self.gateways) + 1}", free_port(self._ports))
         self.gateways.append(gateway)
+        balancer = await self._stack.enter_async_context(Balancer([each.url for each in self.gateways]))
+        for each in self.gateways:
+            each.be_reached_at(balancer.url)
         return gateway
+
+    async def another_till(self, gateway: Gateway) -> Shop:
+        """The same shop, with the same ledger, talking to that gateway."""
+        return Shop(self.shop.ledger, await self._stack.enter_async_context(self.client(gateway.url)))
 
     def _gateway(self, name: str, port: int) -> Gateway:
         gateway = Gateway(name, self._config, port, self.directory / f"{name}.log", {})
