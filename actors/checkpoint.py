@@ -1,6 +1,5 @@
 """A decision as what is to be stored: one `Write` for the group commit. Pure."""
 
-from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -23,7 +22,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
-    """All that one transition makes durable, or nothing of it. `order.version` 1 is a birth.
+    """All that one transition makes durable, or nothing of it. `order.version` 1 is a birth, which needs no evidence.
 
     `fingerprint` is set on the birth of an order whose buyer was named; `arrivals` alone (no order) is allowed.
     """
@@ -40,21 +39,9 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     arrivals: tuple[Arrival, ...] = ()
 
 
-class EventType(StrEnum):
-    """Names in the timeline that are not an event of the core."""
-
-    CREATED = "OrderCreated"
-
-
 def birth(order: Order, fingerprint: bytes | None) -> Write:
     """The write that makes a new order exist."""
-    return Write(
-        order=order,
-        event_type=EventType.CREATED,
-        evidence=_evidence({"amount": order.content.amount, "currency": order.content.currency}),
-        at_ms=order.created_at_ms,
-        fingerprint=fingerprint,
-    )
+    return Write(order=order, at_ms=order.created_at_ms, fingerprint=fingerprint)
 
 
 def move(before: Order, event: Event, decision: Decision, arrivals: tuple[Arrival, ...] = ()) -> Write:

@@ -1,15 +1,24 @@
--- The sections of the one statement a flush sends. group_commit.py strings together those that its batch needs, in this
--- order; each takes its columns as arrays. `applied` names the orders that were born or moved: everything else is inserted
--- for those alone. A create that names a buyer must first win its fingerprint (submissions), for which it must be new: one
--- that is refused as a conflict was never submitted. The `= ANY` beside the join in
--- `moved` makes every plan an index scan that locks rows in key order: two processes can not deadlock, and statistics of an
--- empty table can not turn it into a scan of the whole table.
+-- The sections of the one statement a flush sends. statement.py strings together those that its batch needs, in this order;
+-- those with {column:type} take arrays. `applied` names the orders that were born or moved: everything else is inserted for
+-- those alone. A create that names a buyer must first win its fingerprint (submissions), for which it must be new: one that
+-- is refused as a conflict was never submitted. The `= ANY` in `moved` makes every plan an index scan that locks rows in key
+-- order: two processes can not deadlock, and statistics of an empty table can not turn it into a scan of the whole table.
+
+-- section: births
+SELECT * FROM unnest(
+    {order_id:text}, {app_id:text}, {out_order_no:text}, {amount:bigint}, {currency:text}, {subject:text}, {buyer:text},
+    {items:text}, {metadata:text}, {webhook_url:text}, {return_url:text}, {late_payment:text}, {fingerprint:bytea},
+    {created_at_ms:bigint}, {expires_at_ms:bigint}, {next_check_at_ms:bigint}, {op_id:bigint}, {window_ms:int})
+    AS b (order_id, app_id, out_order_no, amount, currency, subject, buyer, items, metadata, webhook_url, return_url,
+          late_payment, fingerprint, created_at_ms, expires_at_ms, next_check_at_ms, op_id, window_ms)
 
 -- section: claimed
 INSERT INTO submissions (app_id, fingerprint, out_order_no, expires_at)
-SELECT c.app_id, c.fingerprint, c.out_order_no, clock_timestamp() + c.window_ms * interval '1 millisecond'
-FROM unnest({app_id:text}, {fingerprint:bytea}, {out_order_no:text}, {window_ms:int}) AS c (app_id, fingerprint, out_order_no, window_ms)
-WHERE (SELECT true FROM orders o WHERE o.app_id = c.app_id AND o.out_order_no = c.out_order_no) IS NULL
+SELECT b.app_id, b.fingerprint, b.out_order_no, clock_timestamp() + b.window_ms * interval '1 millisecond'
+FROM births b
+WHERE b.fingerprint IS NOT NULL
+  AND (SELECT true FROM orders o WHERE o.app_id = b.app_id AND o.out_order_no = b.out_order_no) IS NULL
+ORDER BY b.app_id, b.fingerprint
 ON CONFLICT (app_id, fingerprint) DO UPDATE SET out_order_no = EXCLUDED.out_order_no, expires_at = EXCLUDED.expires_at
     WHERE submissions.expires_at <= clock_timestamp() OR submissions.out_order_no = EXCLUDED.out_order_no
 RETURNING app_id, fingerprint
@@ -17,18 +26,27 @@ RETURNING app_id, fingerprint
 -- section: born
 INSERT INTO orders (order_id, app_id, out_order_no, amount, currency, subject, buyer, items, metadata, webhook_url,
                     return_url, late_payment, fingerprint, state, version, created_at, expires_at, next_check_at)
-SELECT c.order_id, c.app_id, c.out_order_no, c.amount, c.currency, c.subject, c.buyer, c.items::json, c.metadata::json,
-       c.webhook_url, c.return_url, c.late_payment, c.fingerprint, c.state, 1, to_timestamp(c.created_at_ms::float8 / 1000),
-       to_timestamp(c.expires_at_ms::float8 / 1000), to_timestamp(c.next_check_at_ms::float8 / 1000)
-FROM unnest({order_id:text}, {app_id:text}, {out_order_no:text}, {amount:bigint}, {currency:text}, {subject:text},
-            {buyer:text}, {items:text}, {metadata:text}, {webhook_url:text}, {return_url:text}, {late_payment:text},
-            {fingerprint:bytea}, {state:text}, {created_at_ms:bigint}, {expires_at_ms:bigint}, {next_check_at_ms:bigint})
-     AS c (order_id, app_id, out_order_no, amount, currency, subject, buyer, items, metadata, webhook_url, return_url,
-           late_payment, fingerprint, state, created_at_ms, expires_at_ms, next_check_at_ms)
-WHERE c.fingerprint IS NULL OR EXISTS (
-    SELECT FROM claimed WHERE claimed.app_id = c.app_id AND claimed.fingerprint = c.fingerprint)
+SELECT b.order_id, b.app_id, b.out_order_no, b.amount, b.currency, b.subject, b.buyer, b.items::json, b.metadata::json,
+       b.webhook_url, b.return_url, b.late_payment, b.fingerprint, 'created', 1,
+       to_timestamp(b.created_at_ms::float8 / 1000), to_timestamp(b.expires_at_ms::float8 / 1000),
+       to_timestamp(b.next_check_at_ms::float8 / 1000)
+FROM births b
+WHERE b.fingerprint IS NULL OR (b.app_id, b.fingerprint) IN (SELECT app_id, fingerprint FROM claimed)
 ON CONFLICT (app_id, out_order_no) DO NOTHING
 RETURNING order_id
+
+-- section: born_events
+INSERT INTO events (order_id, version, at, type, state, op_id)
+SELECT b.order_id, 1, to_timestamp(b.created_at_ms::float8 / 1000), 'OrderCreated', 'created', b.op_id
+FROM births b JOIN born USING (order_id)
+
+-- section: moves
+SELECT * FROM unnest(
+    {order_id:text}, {version:int}, {state:text}, {reason:text}, {paid_amount:bigint}, {refunded_amount:bigint}, {late:bool},
+    {paid_at_ms:bigint}, {closed_at_ms:bigint}, {step:int}, {next_check_at_ms:bigint}, {at_ms:bigint}, {type:text},
+    {op_id:bigint}, {evidence:text})
+    AS m (order_id, version, state, reason, paid_amount, refunded_amount, late, paid_at_ms, closed_at_ms, step,
+          next_check_at_ms, at_ms, type, op_id, evidence)
 
 -- section: moved
 UPDATE orders o
@@ -36,12 +54,14 @@ SET state = m.state, reason = m.reason, version = m.version, paid_amount = m.pai
     refunded_amount = m.refunded_amount, late = m.late, paid_at = to_timestamp(m.paid_at_ms::float8 / 1000),
     closed_at = to_timestamp(m.closed_at_ms::float8 / 1000), step = m.step,
     next_check_at = to_timestamp(m.next_check_at_ms::float8 / 1000)
-FROM unnest({order_id:text}, {version:int}, {state:text}, {reason:text}, {paid_amount:bigint}, {refunded_amount:bigint},
-            {late:bool}, {paid_at_ms:bigint}, {closed_at_ms:bigint}, {step:int}, {next_check_at_ms:bigint})
-     AS m (order_id, version, state, reason, paid_amount, refunded_amount, late, paid_at_ms, closed_at_ms, step,
-           next_check_at_ms)
-WHERE o.order_id = ANY ({order_id:text}) AND o.order_id = m.order_id AND o.version = m.version - 1
+FROM moves m
+WHERE o.order_id = ANY (ARRAY(SELECT order_id FROM moves)) AND o.order_id = m.order_id AND o.version = m.version - 1
 RETURNING o.order_id
+
+-- section: moved_events
+INSERT INTO events (order_id, version, at, type, state, op_id, evidence)
+SELECT m.order_id, m.version, to_timestamp(m.at_ms::float8 / 1000), m.type, m.state, m.op_id, m.evidence::json
+FROM moves m JOIN moved USING (order_id)
 
 -- section: attempts
 INSERT INTO attempts (attempt_id, order_id, number, channel, account, method, params, state, credential, failure_code,
@@ -67,13 +87,6 @@ FROM unnest({channel:text}, {account:text}, {channel_transaction:text}, {order_i
             {amount:bigint}, {currency:text}, {success_at_ms:bigint}, {learned_at_ms:bigint}, {learned_by:text})
      AS p (channel, account, channel_transaction, order_id, attempt_id, kind, amount, currency, success_at_ms,
            learned_at_ms, learned_by)
-JOIN applied USING (order_id)
-
--- section: events
-INSERT INTO events (order_id, version, at, type, state, op_id, evidence)
-SELECT e.order_id, e.version, to_timestamp(e.at_ms::float8 / 1000), e.type, e.state, e.op_id, e.evidence::json
-FROM unnest({order_id:text}, {version:int}, {at_ms:bigint}, {type:text}, {state:text}, {op_id:bigint}, {evidence:text})
-     AS e (order_id, version, at_ms, type, state, op_id, evidence)
 JOIN applied USING (order_id)
 
 -- section: cases

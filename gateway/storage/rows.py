@@ -51,11 +51,11 @@ def add_rows(
 ) -> None:
     """Append a write's rows to the batch, by section."""
     order = write.order
-    if order is not None:
-        _add_order(into, order, write.fingerprint, settings)
+    if order is not None and order.version == 1:
+        _add(into, "births", _birth(order, write.fingerprint, op_id, settings.duplicate_window_ms))
+    elif order is not None:
         evidence = write.evidence.decode()
-        event = (order.order_id, order.version, write.at_ms, write.event_type, order.state, op_id, evidence)
-        _add(into, "events", event)
+        _add(into, "moves", (*_move(order), write.at_ms, write.event_type, op_id, evidence))
         if write.attempts:
             _add(into, "attempts", *(_attempt(order.order_id, attempt) for attempt in write.attempts))
         if write.payments:
@@ -69,9 +69,8 @@ def add_rows(
 
 
 _LOCK_ORDER: dict[str, Callable[[Row], Any]] = {
-    "claimed": lambda row: row[:2],
-    "born": lambda row: row[1:3],
-    "moved": lambda row: row[0],
+    "births": lambda row: row[1:3],
+    "moves": lambda row: row[0],
 }
 
 
@@ -90,18 +89,7 @@ def _add(into: dict[str, list[Row]], section: str, *rows: Row) -> None:
     into.setdefault(section, []).extend(rows)
 
 
-def _add_order(into: dict[str, list[Row]], order: Order, fingerprint: bytes | None, settings: Settings) -> None:
-    if order.version > 1:
-        _add(into, "moved", _move(order))
-        return
-    content = order.content
-    _add(into, "born", _birth(order, fingerprint))
-    if fingerprint is not None:
-        claim = (content.app_id, fingerprint, content.out_order_no, settings.duplicate_window_ms)
-        _add(into, "claimed", claim)
-
-
-def _birth(order: Order, fingerprint: bytes | None) -> Row:
+def _birth(order: Order, fingerprint: bytes | None, op_id: int, window_ms: int) -> Row:
     content = order.content
     return (
         order.order_id,
@@ -117,10 +105,11 @@ def _birth(order: Order, fingerprint: bytes | None) -> Row:
         content.return_url,
         content.late_payment,
         fingerprint,
-        order.state,
         order.created_at_ms,
         order.expires_at_ms,
         order.next_check_at_ms,
+        op_id,
+        window_ms,
     )
 
 

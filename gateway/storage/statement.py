@@ -1,5 +1,6 @@
 """The text of a flush's one statement, strung together from the sections of commit.sql that a batch needs."""
 
+import itertools
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -11,7 +12,9 @@ _SQL = Path(__file__).with_name("commit.sql")
 _SECTION = re.compile(r"^-- section: (\w+)\n", re.MULTILINE)
 _COLUMN = re.compile(r"\{(\w+):(\w+)\}")
 
-BEFORE_APPLIED = ("claimed", "born", "moved")
+# What a batch brings, and the sections that live on it.
+DERIVED = {"births": ("births", "claimed", "born", "born_events"), "moves": ("moves", "moved", "moved_events")}
+BEFORE_APPLIED = frozenset(itertools.chain.from_iterable(DERIVED.values()))
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -36,19 +39,22 @@ def columns(section: str) -> tuple[str, ...]:
 
 @cache
 def statement(names: frozenset[str]) -> Statement:
-    """The statement for a batch that has rows for `names`. `born` always brings `claimed` with it."""
-    wanted = [name for name in sections() if name in names or (name == "claimed" and "born" in names)]
-    ctes: list[str] = []
+    """The statement for a batch that has rows for `names`."""
+    needed = set(names).union(*(DERIVED[name] for name in names & DERIVED.keys()))
+    wanted = [name for name in sections() if name in needed]
+    before = [name for name in wanted if name in BEFORE_APPLIED]
+    numbered: dict[str, str] = {}
     first = 1
     for name in wanted:
-        if name not in BEFORE_APPLIED and not any(cte.startswith("applied ") for cte in ctes):
-            ctes.append(_applied(wanted))
-        ctes.append(f"{name} AS (\n{_numbered(name, first)}\n)")
+        numbered[name] = f"{name} AS (\n{_numbered(name, first)}\n)"
         first += len(columns(name))
-    if not any(cte.startswith("applied ") for cte in ctes):
-        ctes.append(_applied(wanted))
+    ctes = [
+        *(numbered[name] for name in before),
+        _applied(before),
+        *(numbered[name] for name in wanted if name not in BEFORE_APPLIED),
+    ]
     sql = "WITH " + ",\n".join(ctes) + "\nSELECT order_id FROM applied"
-    return Statement(sql, {name: columns(name) for name in wanted})
+    return Statement(sql, {name: columns(name) for name in wanted if columns(name)})
 
 
 def _applied(wanted: Iterable[str]) -> str:
