@@ -37,7 +37,7 @@ async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = problem_response(problem_of_http(error), request_id)
     except Exception as error:
         log.error("request_failed", request_id=request_id, path=request.path, exc_info=error)
-        response = problem_response(_of_unexpected(error), request_id)
+        response = problem_response(_of_unexpected(request, error), request_id)
     response.headers["X-Request-Id"] = request_id
     probe("before_reply")
     return response
@@ -49,7 +49,8 @@ def request_id_of(request: web.BaseRequest) -> str:
     return given if given is not None and _REQUEST_ID.match(given) else f"req_{_PREFIX}{next(_count):08x}"
 
 
-def _of_unexpected(error: Exception) -> Problem:
+def _of_unexpected(request: web.Request, error: Exception) -> Problem:
     """The database being away is a state of the world; anything else is a mistake of ours."""
-    away = isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("asyncpg")
-    return Problem("unavailable" if away else "internal_error")
+    if not (isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("asyncpg")):
+        return Problem("internal_error")
+    return Problem("unavailable" if request.method == "GET" else "outcome_unknown")

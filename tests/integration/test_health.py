@@ -142,11 +142,7 @@ async def test_the_metrics_are_what_prometheus_reads(api: Api, platform: Platfor
     answer = await api.request("GET", "/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = text_string_to_metric_families(answer.body.decode())
-    samples = {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in families.values()
-        for sample in family.samples
-    }
+    samples = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
     for name in (
         ("holdfast_orders_total", "created"),
         ("holdfast_orders_total", "paid"),
