@@ -108,7 +108,8 @@ class Registry:
             future.set_result(None)
         elif actor.watchers is None:
             actor.watchers = [future]
-        else:
+        else:  # those who gave up waiting are not kept until the next change
+            actor.watchers = [watcher for watcher in actor.watchers if not watcher.done()]
             actor.watchers.append(future)
         return future
 

@@ -36,8 +36,7 @@ async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         response = problem_response(problem_of_http(error), request_id)
     except Exception as error:
-        log.error("request_failed", request_id=request_id, path=request.path, exc_info=error)
-        response = problem_response(_of_unexpected(request, error), request_id)
+        response = problem_response(_of_unexpected(request, request_id, error), request_id)
     response.headers["X-Request-Id"] = request_id
     probe("before_reply")
     return response
@@ -49,8 +48,12 @@ def request_id_of(request: web.BaseRequest) -> str:
     return given if given is not None and _REQUEST_ID.match(given) else f"req_{_PREFIX}{next(_count):08x}"
 
 
-def _of_unexpected(request: web.Request, error: Exception) -> Problem:
-    """The database being away is a state of the world; anything else is a mistake of ours."""
+def _of_unexpected(request: web.Request, request_id: str, error: Exception) -> Problem:
+    """The database being away is a state of the world, told in a line; anything else is a mistake of ours."""
     if not (isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("asyncpg")):
+        log.error("request_failed", request_id=request_id, path=request.path, exc_info=error)
         return Problem("internal_error")
+    log.warning(
+        "database_away", request_id=request_id, path=request.path, error=f"{type(error).__name__}: {error}"[:300]
+    )
     return Problem("unavailable" if request.method == "GET" else "outcome_unknown")

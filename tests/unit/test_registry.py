@@ -12,7 +12,16 @@ from actors.checkpoint import Arrival, Write
 from actors.deadlines import Schedule
 from actors.effects import Effect, Submit
 from actors.errors import OrderNotFound, Overloaded, Stopped, Unavailable
-from actors.events import CloseRequested, Credential, OutcomeUnknown, PayRequested, SubmitAccepted, SyncRequested, Verb
+from actors.events import (
+    CloseRequested,
+    Credential,
+    Due,
+    OutcomeUnknown,
+    PayRequested,
+    SubmitAccepted,
+    SyncRequested,
+    Verb,
+)
 from actors.order import Content, Order, OrderState, Reply, new_order
 from actors.ports import Verdict
 from actors.registry import LOST_MAX, Registry
@@ -240,3 +249,38 @@ def _bytes_of(value: object) -> int:
     names = getattr(value, "__struct_fields__", None) or getattr(value, "__slots__", ())
     inner = [getattr(value, name) for name in names]
     return sys.getsizeof(value) + sum(_bytes_of(one) for one in inner if one is not None and not isinstance(one, bool))
+
+
+async def test_an_actor_that_is_behind_reads_its_order_before_it_decides(stage: Stage) -> None:
+    """Another process moved the order; whoever asks has just read so."""
+    await stage.registry.ask(ORDER_ID, SyncRequested(1001))
+    old = stage.journal.stored[ORDER_ID]
+    stage.journal.stored[ORDER_ID] = msgspec.structs.replace(old, version=2, state=OrderState.CLOSED)
+    assert (await stage.registry.ask(ORDER_ID, SyncRequested(1002), seen=1)).order.version == 1, "it is not behind"
+    assert (await stage.registry.ask(ORDER_ID, pay(), seen=2)).reply is Reply.ORDER_CLOSED
+    assert stage.journal.loads == 2
+
+
+async def test_a_claim_of_the_sweep_tells_which_version_there_is(stage: Stage) -> None:
+    await stage.registry.ask(ORDER_ID, SyncRequested(1001))
+    old = stage.journal.stored[ORDER_ID]
+    stage.journal.stored[ORDER_ID] = msgspec.structs.replace(old, version=2, expires_at_ms=1000)
+    asked = stage.registry.ask(ORDER_ID, Due(1001, claimed_version=2))
+    write = await stage.journal.apply_next()
+    assert (await asked).order.state is OrderState.CLOSED
+    assert write.order is not None
+    assert write.order.version == 3
+
+
+async def test_what_is_read_is_the_truth_whatever_was_seen(stage: Stage) -> None:
+    """A database that lost a version must not be read for ever."""
+    answer = await asyncio.wait_for(stage.registry.ask(ORDER_ID, SyncRequested(1001), seen=7), 5)
+    assert answer.order.version == 1
+    assert stage.journal.loads == 2
+
+
+async def test_those_who_gave_up_waiting_are_not_kept(stage: Stage) -> None:
+    await stage.registry.ask(ORDER_ID, SyncRequested(1001))
+    for _ in range(100):
+        stage.registry.changed(ORDER_ID).cancel()
+    assert len(stage.registry._actors[ORDER_ID].watchers or ()) == 1
