@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import asyncpg
@@ -25,10 +25,12 @@ from channels import signing
 from channels.simulator import envelope
 from channels.simulator.credentials import MerchantFiles, PlatformCredentials, load_platform, make_credentials
 from channels.simulator.trades import Paid, Prepaid, Trade, TradeState
-from gateway.app import Gateway
 from gateway.config import Config, load
 from gateway.sealing import Sealer
 from gateway.storage.apps import Apps, NewApp
+
+if TYPE_CHECKING:  # the whole gateway is loaded only by tests that start it in their own process
+    from gateway.app import Gateway
 
 T = TypeVar("T")
 
@@ -219,8 +221,10 @@ def gateway_process(config: Path) -> Iterator[Running]:
 
 
 @asynccontextmanager
-async def started(config: Path | Config) -> AsyncIterator[Gateway]:
+async def started(config: Path | Config) -> AsyncIterator["Gateway"]:
     """A gateway in this process."""
+    from gateway.app import Gateway
+
     running = Gateway(load(config, {}) if isinstance(config, Path) else config)
     try:
         await running.start()
