@@ -18,11 +18,11 @@ from channels import wechatpay
 from gateway import probe
 from gateway.api.auth import Authenticator
 from gateway.api.callbacks import CallbacksApi
-from gateway.api.door import door
 from gateway.api.edge import Edge
 from gateway.api.health import HealthApi
 from gateway.api.orders import OrdersApi
 from gateway.api.orders import Settings as OrderSettings
+from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
 from gateway.clock import DatabaseClock
 from gateway.config import Checks, Config, Env, WechatPay
@@ -192,6 +192,7 @@ class Gateway:
             journal, clock, schedule_of(config.checks), runner, config.limits.actors_max, partial(_count, metrics)
         )
         runner.connect(registry.ask)
+        group_commit.when_lost(registry.forget_idle)
         dedup = Dedup(
             databases.redis_url,
             window_ms=int(config.orders.duplicate_window_ms),
@@ -208,8 +209,7 @@ class Gateway:
         settings = OrderSettings(config.orders.expires_in_s, config.checks.pay_wait_s, config.server.single_process)
         authenticator = Authenticator(apps, endpoints)
         self._health = HealthApi(pool, dedup, metrics, gauge)
-        application = web.Application(middlewares=[door], client_max_size=config.limits.body_bytes_max)
-        application.add_routes(
+        router = Router(
             [
                 *OrdersApi(authenticator, registry, journal, dedup, clock, channels, settings).routes(),
                 *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
@@ -222,7 +222,7 @@ class Gateway:
         stop(partial(runner.stop, config.server.drain_s))
         stop(keys.stop)
         stop(sweep.stop)
-        await self._serve(application)
+        await self._serve(router)
         sweep.start()
         keys.start()
         adjusting = asyncio.create_task(_adjust(clock, pool), name="clock")
@@ -285,9 +285,10 @@ class Gateway:
         bounds = Bounds(config.limits.batch_rows_max, config.limits.backlog_rows_max)
         return GroupCommit(connector(config, postgres_url), settings, bounds, metrics, delivery.owe)
 
-    async def _serve(self, application: web.Application) -> None:
+    async def _serve(self, router: Router) -> None:
         server = self._config.server
-        runner = Edge(application, drain_s=server.drain_s)
+        edge = Edge(router, body_bytes_max=self._config.limits.body_bytes_max)
+        runner = web.ServerRunner(edge, handle_signals=False, shutdown_timeout=server.drain_s)
         await runner.setup()
         site = web.TCPSite(runner, server.host, server.port, backlog=1024)
         await site.start()

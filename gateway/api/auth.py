@@ -1,8 +1,7 @@
 """Who is calling: `Authorization: Bearer hk_...`."""
 
-from aiohttp import web
-
 from gateway.api.problems import Problem
+from gateway.api.routing import Call
 from gateway.storage.apps import App, Apps
 from gateway.storage.endpoints import Endpoints
 
@@ -16,7 +15,7 @@ class Authenticator:
         self._apps = apps
         self._endpoints = endpoints
 
-    async def app_of(self, request: web.Request) -> App:
+    async def app_of(self, request: Call) -> App:
         """The calling app.
 
         Raises:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from gateway.addresses import fault_of
 from gateway.api.problems import Problem
+from gateway.api.routing import Call
 
 AMOUNT_MAX = 10**12
 BODY_WAIT_S = 5.0  # a body that drips is given up
@@ -103,7 +104,7 @@ class _Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _read_empty = Reader(_Empty)
 
 
-async def read_bytes(request: web.Request) -> bytes:
+async def read_bytes(request: Call) -> bytes:
     """The raw body, in time and within the size the application allows.
 
     Raises:
@@ -121,7 +122,7 @@ async def read_bytes(request: web.Request) -> bytes:
         raise Problem("request_malformed", "the body broke off") from None
 
 
-async def read(request: web.Request, reader: Reader[T]) -> T:
+async def read(request: Call, reader: Reader[T]) -> T:
     """The decoded JSON body."""
     if request.content_type != "application/json":
         raise Problem("content_type_unsupported", "send Content-Type: application/json", param="Content-Type")
@@ -129,7 +130,7 @@ async def read(request: web.Request, reader: Reader[T]) -> T:
     return reader(await read_bytes(request))
 
 
-async def read_nothing(request: web.Request) -> None:
+async def read_nothing(request: Call) -> None:
     """Refuse a body that says anything: none and an empty object are the same."""
     _refuse_encoding(request)
     if raw := await read_bytes(request):
@@ -142,7 +143,7 @@ def check_url(name: str, url: str | None) -> None:
         raise Problem("parameter_invalid", fault, param=name)
 
 
-def _refuse_encoding(request: web.Request) -> None:
+def _refuse_encoding(request: Call) -> None:
     if "Content-Encoding" in request.headers:
         raise Problem("content_type_unsupported", "send the body as it is", param="Content-Encoding")
 

@@ -17,6 +17,7 @@ from channels.errors import NotificationRejected
 from gateway import ids
 from gateway.api.bodies import read_bytes
 from gateway.api.problems import Problem
+from gateway.api.routing import Call, Route
 from gateway.channel_keys import KeyRefresher
 from gateway.effect_runner import InstalledChannel, payment_reported
 from gateway.metrics import Metrics
@@ -59,11 +60,11 @@ class CallbacksApi:
         self._keys = keys
         self._metrics = metrics
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Where the handler stands."""
-        return [web.post("/callbacks/{channel}/{order_id}/{attempt}", self.notified)]
+        return [Route("POST", "/callbacks/{channel}/{order_id}/{attempt}", self.notified)]
 
-    async def notified(self, request: web.Request) -> web.Response:
+    async def notified(self, request: Call) -> web.Response:
         """Answer a notification in the channel's words."""
         order_id, attempt = request.match_info["order_id"], request.match_info["attempt"]
         installed = self._channels.get(request.match_info["channel"])
@@ -120,7 +121,7 @@ class CallbacksApi:
         probe("before_ack")
         return _answer(channel.acknowledge())
 
-    def _arrival(self, request: web.Request, headers: Mapping[str, str], body: bytes, verdict: str) -> Arrival:
+    def _arrival(self, request: Call, headers: Mapping[str, str], body: bytes, verdict: str) -> Arrival:
         at_ms = self._clock.now_ms()
         kept = {name: value for name, value in headers.items() if name not in UNRECORDED_HEADERS}
         return Arrival(
@@ -135,7 +136,7 @@ class CallbacksApi:
         )
 
 
-def _headers(request: web.Request) -> dict[str, str]:
+def _headers(request: Call) -> dict[str, str]:
     """By lower-case name; all values of one that came twice: none may be picked."""
     names = {name.lower() for name in request.headers}
     return {name: _printable(", ".join(request.headers.getall(name))) for name in names}

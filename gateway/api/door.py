@@ -3,16 +3,14 @@
 import itertools
 import re
 import secrets
-from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from actors.errors import ActorError
 from gateway.api.problems import Problem, problem_of, problem_of_http, problem_response
+from gateway.api.routing import Call, Handler
 from gateway.probe import probe
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID = re.compile(r"[0-9A-Za-z_.:-]{1,64}\Z")
 _PREFIX = secrets.token_hex(4)
@@ -21,8 +19,7 @@ _count = itertools.count(1)
 log = structlog.get_logger(__name__)
 
 
-@web.middleware
-async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def door(request: Call, handler: Handler) -> web.Response:
     """Run a handler; every way it can fail ends in a problem document."""
     request_id = request_id_of(request)
     try:
@@ -48,7 +45,7 @@ def request_id_of(request: web.BaseRequest) -> str:
     return given if given is not None and _REQUEST_ID.match(given) else f"req_{_PREFIX}{next(_count):08x}"
 
 
-def _of_unexpected(request: web.Request, request_id: str, error: Exception) -> Problem:
+def _of_unexpected(request: Call, request_id: str, error: Exception) -> Problem:
     """The database being away is a state of the world, told in a line; anything else is a mistake of ours."""
     if not (isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("asyncpg")):
         log.error("request_failed", request_id=request_id, path=request.path, exc_info=error)

@@ -1,14 +1,19 @@
-"""The HTTP server under the application: what it refuses before any handler runs is a problem document as well.
+"""The HTTP server: what it refuses before any handler runs is a problem document as well.
 
 It unpacks nothing (a small gzip body can be a large one), and does not log each malformed request with a traceback:
 strangers could fill the log with them.
 """
 
+import asyncio
+from functools import partial
+from typing import Any
+
 import structlog
 from aiohttp import web
 
-from gateway.api.door import request_id_of
+from gateway.api.door import door, request_id_of
 from gateway.api.problems import Problem, problem_response
+from gateway.api.routing import Call, Handler
 
 KEEPALIVE_S = 75.0
 LINGER_S = 2.0  # how long the rest of a refused body is read, so that its sender hears the refusal
@@ -16,27 +21,26 @@ LINGER_S = 2.0  # how long the rest of a refused body is read, so that its sende
 log = structlog.get_logger(__name__)
 
 
-class Edge(web.AppRunner):
-    """Serves an application."""
+class Edge(web.Server):
+    """Serves what stands behind a router; every request comes through the door."""
 
-    def __init__(self, application: web.Application, *, drain_s: float) -> None:
+    def __init__(self, router: Handler, *, body_bytes_max: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def call(message: Any, payload: Any, connection: Any, writer: Any, task: Any) -> Call:
+            return Call(message, payload, connection, writer, task, loop, client_max_size=body_bytes_max)
+
         super().__init__(
-            application,
+            partial(door, handler=router),
+            request_factory=call,
             access_log=None,
             auto_decompress=False,
-            handle_signals=False,
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGER_S,
-            shutdown_timeout=drain_s,
         )
 
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **made._kwargs)
-
-
-class _Server(web.Server):
     def __call__(self) -> web.RequestHandler:
+        """A new connection."""
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 

@@ -7,6 +7,7 @@ import asyncpg
 import msgspec
 from aiohttp import web
 
+from gateway.api.routing import Call, Route
 from gateway.dedup import Dedup
 from gateway.metrics import Metrics
 from gateway.storage.queries import query
@@ -26,19 +27,19 @@ class HealthApi:
         self._gauge = gauge
         self.draining = False
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Where the handlers stand."""
         return [
-            web.get("/livez", self.livez),
-            web.get("/readyz", self.readyz),
-            web.get("/metrics", self.metrics),
+            *(Route(method, "/livez", self.livez) for method in ("GET", "HEAD")),
+            *(Route(method, "/readyz", self.readyz) for method in ("GET", "HEAD")),
+            Route("GET", "/metrics", self.metrics),
         ]
 
-    async def livez(self, _request: web.Request) -> web.Response:
+    async def livez(self, _request: Call) -> web.Response:
         """The loop turns."""
         return web.json_response({"status": "alive"})
 
-    async def readyz(self, _request: web.Request) -> web.Response:
+    async def readyz(self, _request: Call) -> web.Response:
         """503 while draining or while Postgres can not be written; without Redis we are degraded, and ready."""
         database, redis = await asyncio.gather(self._writable(), self._dedup.ping())
         ready = database and not self.draining
@@ -47,7 +48,7 @@ class HealthApi:
         body = _encode({"status": status, **parts, "durability": "local"})
         return web.Response(status=200 if ready else 503, body=body, content_type="application/json")
 
-    async def metrics(self, _request: web.Request) -> web.Response:
+    async def metrics(self, _request: Call) -> web.Response:
         """Prometheus' text format."""
         self._gauge()
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})

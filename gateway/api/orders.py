@@ -18,6 +18,7 @@ from gateway import ids
 from gateway.api.auth import Authenticator
 from gateway.api.bodies import OUT_ORDER_NO, CreateOrder, Pay, Reader, check_url, read, read_nothing
 from gateway.api.problems import Problem
+from gateway.api.routing import Call, Route
 from gateway.dedup import Dedup
 from gateway.effect_runner import InstalledChannel
 from gateway.representation import order_json, pay_json, rfc3339
@@ -63,22 +64,22 @@ class OrdersApi:
         self._channels = channels
         self._settings = settings
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Where the handlers stand."""
         order = "/v1/orders/{order_id}"
         return [
-            web.post("/v1/orders", self.create),
-            web.get("/v1/orders", self.find, allow_head=False),
-            web.get(order, self.get, allow_head=False),
-            web.post(f"{order}/pay", self.pay),
-            web.post(f"{order}/close", self.close),
-            web.post(f"{order}/sync", self.sync),
-            web.get(f"{order}/timeline", self.timeline, allow_head=False),
+            Route("POST", "/v1/orders", self.create),
+            Route("GET", "/v1/orders", self.find),
+            Route("GET", order, self.get),
+            Route("POST", f"{order}/pay", self.pay),
+            Route("POST", f"{order}/close", self.close),
+            Route("POST", f"{order}/sync", self.sync),
+            Route("GET", f"{order}/timeline", self.timeline),
         ]
 
     # --- create ---------------------------------------------------------------------------------------------------
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create(self, request: Call) -> web.Response:
         """201 and the order; 200 if it was there already; 409 if it is another one or a duplicate submission."""
         app = await self._authenticator.app_of(request)
         body = await read(request, _read_create)
@@ -115,13 +116,13 @@ class OrdersApi:
 
     # --- read -----------------------------------------------------------------------------------------------------
 
-    async def get(self, request: web.Request) -> web.Response:
+    async def get(self, request: Call) -> web.Response:
         """The order, as it is durable now."""
         order = await self._order_of(request)
         self._ask_channel_sometimes(order)
         return _json(order_json(order))
 
-    async def find(self, request: web.Request) -> web.Response:
+    async def find(self, request: Call) -> web.Response:
         """The order an app knows by its own number."""
         app = await self._authenticator.app_of(request)
         out_order_no = _out_order_no(request)
@@ -131,7 +132,7 @@ class OrdersApi:
         self._ask_channel_sometimes(order)
         return _json(order_json(order))
 
-    async def timeline(self, request: web.Request) -> web.Response:
+    async def timeline(self, request: Call) -> web.Response:
         """Every transition of the order with its evidence."""
         order = await self._order_of(request)
         events = [
@@ -157,7 +158,7 @@ class OrdersApi:
 
     # --- pay ------------------------------------------------------------------------------------------------------
 
-    async def pay(self, request: web.Request) -> web.Response:
+    async def pay(self, request: Call) -> web.Response:
         """200 and the credential; 202 if the channel's answer is not known yet."""
         order = await self._order_of(request)
         body = await read(request, _read_pay)
@@ -217,7 +218,7 @@ class OrdersApi:
 
     # --- close, sync ----------------------------------------------------------------------------------------------
 
-    async def close(self, request: web.Request) -> web.Response:
+    async def close(self, request: Call) -> web.Response:
         """200 and the closed order; 202 while the channel has not confirmed."""
         order = await self._order_of(request)
         await read_nothing(request)
@@ -231,7 +232,7 @@ class OrdersApi:
             raise Problem("order_paid", "it was paid before the channel could close it", order_id=order.order_id)
         return _json(order_json(latest), 200 if latest.state is OrderState.CLOSED else 202)
 
-    async def sync(self, request: web.Request) -> web.Response:
+    async def sync(self, request: Call) -> web.Response:
         """Ask the channel now, and give the order as it is then."""
         order = await self._order_of(request)
         await read_nothing(request)
@@ -242,7 +243,7 @@ class OrdersApi:
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
-    async def _order_of(self, request: web.Request) -> Order:
+    async def _order_of(self, request: Call) -> Order:
         """The order of the path, if it is the caller's; another app's order does not exist for it."""
         app = await self._authenticator.app_of(request)
         order_id = request.match_info["order_id"]
@@ -267,7 +268,7 @@ class OrdersApi:
             raise Problem("order_not_found", param="order_id") from None
 
 
-def _out_order_no(request: web.Request) -> str:
+def _out_order_no(request: Call) -> str:
     """The number of the query, checked as strictly as when the order was made: no other can exist."""
     given = request.query.getall("out_order_no", [])
     if not any(given):
