@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.api.bodies import OUT_ORDER_NO, CreateOrder, Pay, Reader, check_url
@@ -12,6 +12,8 @@ from gateway.api.problems import Problem
 
 read_create = Reader(CreateOrder)
 read_pay = Reader(Pay)
+# The first text ever drawn on a machine costs seconds: a table of all characters is made.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FINE = {"out_order_no": "A-1", "amount": 1, "currency": "CNY", "subject": "x"}
 
 
@@ -86,11 +88,13 @@ def test_depth_is_no_danger() -> None:
             refused(body()[:-1] + b',"items":' + opening * 10_000 + more)
 
 
+@unhurried
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_problem_and_never_a_crash(raw: bytes) -> None:
     refused(raw)
 
 
+@unhurried
 @given(
     st.dictionaries(
         st.sampled_from([*CreateOrder.__struct_fields__, "other"]),
@@ -113,6 +117,7 @@ def test_any_values_are_read_exactly_or_refused(fields: dict[str, Any]) -> None:
             assert type(getattr(read, name)) is type(value)
 
 
+@unhurried
 @given(st.text(max_size=20))
 def test_a_text_that_is_taken_comes_out_as_it_went_in(text: str) -> None:
     raw = body(subject=text)
