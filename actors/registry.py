@@ -32,6 +32,7 @@ from actors.order import Decision, Order
 from actors.ports import Clock, Journal, RunEffects, Verdict
 from actors.timers import Timers
 
+LOOK_AGAIN_S = 0.2  # how soon whoever waits for an order that was passivated reads it again
 LOST_MAX = 8  # races one event may lose before its teller is sent away to try later
 
 
@@ -101,11 +102,17 @@ class Registry:
         return None if actor is None or actor.busy else actor.order
 
     def changed(self, order_id: str) -> "asyncio.Future[None]":
-        """A future that is done at the order's next durable change in this process."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """A future that is done at the order's next durable change in this process.
+
+        An order that is not in memory may change without our hearing of it: then it is done after a moment, to look.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         actor = self._actors.get(order_id)
-        if actor is None or self._stopped:
+        if self._stopped:
             future.set_result(None)
+        elif actor is None:
+            loop.call_later(LOOK_AGAIN_S, _wake, future)
         elif actor.watchers is None:
             actor.watchers = [future]
         else:  # those who gave up waiting are not kept until the next change
@@ -278,6 +285,11 @@ class Registry:
     def _fire(self, order_id: str) -> None:
         if order_id in self._actors:  # a passivated order is left to the sweep
             self.ask(order_id, Due(self._clock.now_ms())).add_done_callback(_retrieve)
+
+
+def _wake(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _answer(letter: Letter, answer: Answer) -> None:

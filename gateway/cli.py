@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 import click
@@ -17,7 +17,11 @@ from channels.errors import KeyMaterialError
 from gateway import logs
 from gateway.config import Config, ConfigError, Env, load
 
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
 REFUSED = 4  # exit code: understood, and not done
+STOP_S = 10.0  # beside draining: the last flush, and closing what is open
 
 config_option = click.option(
     "--config",
@@ -122,7 +126,16 @@ async def _serve(config: Config) -> None:
         click.echo(f"serving {gateway.url}")
         await stopping.wait()
     finally:
-        await gateway.stop()
+        await _stop_in_time(gateway, 2 * config.server.drain_s + STOP_S)
+
+
+async def _stop_in_time(gateway: "Gateway", limit_s: float) -> None:
+    """A database that is away must not keep us for ever: what is in doubt then is in doubt as after a kill."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await gateway.stop()
+    except TimeoutError:
+        click.echo("stopped with work unfinished; the next start finds it", err=True)
 
 
 def _stop_then_end(stopping: asyncio.Event) -> None:

@@ -284,3 +284,9 @@ async def test_those_who_gave_up_waiting_are_not_kept(stage: Stage) -> None:
     for _ in range(100):
         stage.registry.changed(ORDER_ID).cancel()
     assert len(stage.registry._actors[ORDER_ID].watchers or ()) == 1
+
+
+async def test_whoever_waits_for_a_passivated_order_looks_again_after_a_moment(stage: Stage) -> None:
+    changed = stage.registry.changed("9" * 26)
+    assert not changed.done(), "looking at once, again and again, would be a loop"
+    await changed
