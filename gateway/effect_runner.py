@@ -14,7 +14,7 @@ import structlog
 
 from actors.actor import Asked
 from actors.effects import Close, Effect, Query, Submit
-from actors.errors import ActorError, OrderNotFound, Stopped, WriteRejected
+from actors.errors import OrderNotFound, Stopped, WriteRejected
 from actors.events import (
     Credential,
     Event,
@@ -219,8 +219,8 @@ class EffectRunner:
             except WriteRejected as error:  # it would be refused for ever; the ladder asks the channel again
                 log.error("report_refused", order_id=order_id, error=str(error)[:300])
                 return
-            except ActorError as error:
-                log.warning("report_delayed", order_id=order_id, error=str(error)[:300])
+            except Exception as error:  # overloaded, unavailable, or the database would not even be read
+                log.warning("report_delayed", order_id=order_id, error=f"{type(error).__name__}: {error}"[:300])
             else:
                 return
             await asyncio.sleep(wait_s)
