@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 import structlog
@@ -26,16 +27,15 @@ from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
 from gateway.clock import DatabaseClock
 from gateway.config import Checks, Config, Env, WechatPay
+from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
-from gateway.embedded import Postgres, Valkey
 from gateway.metrics import Metrics
 from gateway.sealing import Sealer, load_master_key
 from gateway.storage.apps import Apps
 from gateway.storage.endpoints import Endpoints
 from gateway.storage.group_commit import Bounds, GroupCommit
 from gateway.storage.journal import Journal
-from gateway.storage.migrate import check_durability, migrate, seed_statistics
 from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
@@ -44,100 +44,20 @@ from gateway.webhooks.delivery import Delivery
 
 WEBHOOK_LEASE_TIMEOUTS = 2  # how many timeouts a delivery is ours: one to wait for its turn, one for the try
 ADJUST_CLOCK_EVERY_S = 60.0
-LOCK_TIMEOUT = "500ms"  # a flush that meets a row somebody else holds then goes on without it
-CONNECT_TIMEOUT_S = 5.0
+LOOP_LAG_EVERY_S = 0.5
 QUEUE_MAX = 10_000  # conversations that may wait for a channel
 
 log = structlog.get_logger(__name__)
 
 
-class Databases:
-    """Where Postgres and Redis are: the configured addresses, or embedded servers that are started for them."""
+class Part(Protocol):
+    """Something that is started and stopped."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._stack = AsyncExitStack()
-        self.postgres_url: str = ""
-        self.redis_url: str | None = None
-
-    async def start(self) -> None:
-        """Start what is embedded, and say so."""
-        root = self._config.embedded.root
-        self.postgres_url = str(self._config.database.url)
-        if self.postgres_url == "embedded":
-            postgres = Postgres(root)
-            self.postgres_url = await postgres.start()
-            self._stack.push_async_callback(postgres.stop)
-            log.info("embedded_postgres", directory=str(root), use="development, demo and tests")
-        redis: str = self._config.redis.url
-        if redis == "embedded":
-            valkey = Valkey(root)
-            redis = await valkey.start()
-            self._stack.push_async_callback(valkey.stop)
-        self.redis_url = None if redis == "off" else redis
-
-    async def stop(self) -> None:
-        """Stop what we started."""
-        await self._stack.aclose()
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
 
 
-async def prepare_schema(config: Config, postgres_url: str) -> None:
-    """Bring the schema up to date, and refuse a database that may forget."""
-    connection = await asyncpg.connect(postgres_url)
-    try:
-        await check_durability(connection, allow_unsafe=config.database.allow_unsafe)
-        applied = await migrate(connection)
-        await seed_statistics(connection)
-        if applied:
-            log.info("migrated", applied=applied)
-    finally:
-        await connection.close()
-
-
-def connector(config: Config, postgres_url: str) -> Callable[[], Awaitable[asyncpg.Connection]]:
-    """Makes the committer's connections: under the gateway's role, with plans that do not depend on statistics."""
-
-    async def connect() -> asyncpg.Connection:
-        connection = await asyncpg.connect(
-            postgres_url,
-            timeout=CONNECT_TIMEOUT_S,
-            server_settings={
-                "application_name": "holdfast commit",
-                "lock_timeout": LOCK_TIMEOUT,
-                "plan_cache_mode": "force_generic_plan",
-                "enable_seqscan": "off",
-                "enable_bitmapscan": "off",  # it would lock rows in the order of the heap, not of their keys
-            },
-        )
-        try:
-            await connection.execute(f'SET ROLE "{config.database.role}"', timeout=CONNECT_TIMEOUT_S)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
-    return connect
-
-
-async def make_pool(config: Config, postgres_url: str) -> asyncpg.Pool:
-    """The pool of everything that is not the group commit."""
-
-    async def under_role(connection: asyncpg.Connection) -> None:
-        await connection.execute(f'SET ROLE "{config.database.role}"')
-
-    return await asyncpg.create_pool(
-        postgres_url,
-        min_size=2,
-        max_size=config.database.pool_max,
-        init=under_role,
-        reset=_left_as_found,
-        command_timeout=10,
-        server_settings={"application_name": "holdfast"},
-    )
-
-
-async def _left_as_found(_connection: asyncpg.Connection) -> None:
-    """No query of ours leaves anything in a session, so giving it back costs no round trip."""
+P = TypeVar("P", bound=Part)
 
 
 def schedule_of(checks: Checks) -> Schedule:
@@ -168,24 +88,21 @@ class Gateway:
 
     async def start(self) -> None:
         """Build and start every part; what was started is stopped in the opposite order."""
-        config, stop = self._config, self._stack.push_async_callback
-        databases = Databases(config)
-        await databases.start()
-        stop(databases.stop)
+        config = self._config
+        databases = await self._started(Databases(config))
         await prepare_schema(config, databases.postgres_url)
         pool = await make_pool(config, databases.postgres_url)
-        stop(pool.close)
+        self._stack.push_async_callback(pool.close)
         clock = DatabaseClock()
         await clock.adjust(pool)
         metrics = Metrics()
         apps = Apps(pool, sealer_of(config))
-        endpoints = Endpoints(pool)
-        await endpoints.start()
-        stop(endpoints.stop)
+        endpoints = await self._started(Endpoints(pool))
         channels = await self._install_channels(metrics, clock)
         delivery = await self._start_delivery(pool, apps, metrics)
-        group_commit = self._group_commit(databases.postgres_url, endpoints, delivery, metrics)
-        await group_commit.start()
+        dedup = _dedup(config, databases.redis_url, metrics)
+        self._stack.push_async_callback(dedup.stop)
+        group_commit = await self._started(_group_commit(config, databases.postgres_url, endpoints, delivery, metrics))
         journal = Journal(pool, group_commit)
         runner = EffectRunner(channels, clock, config.server.public_url)
         registry = Registry(
@@ -193,50 +110,43 @@ class Gateway:
         )
         runner.connect(registry.ask)
         group_commit.when_lost(registry.forget_idle)
-        dedup = Dedup(
-            databases.redis_url,
-            window_ms=int(config.orders.duplicate_window_ms),
-            timeout_ms=int(config.redis.timeout_ms),
-            metrics=metrics,
-        )
+        self._stack.callback(registry.stop)
+        self._stack.push_async_callback(runner.stop, config.server.drain_s)
         keys = KeyRefresher(channels)
         sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
-
-        def gauge() -> None:
-            metrics.actors.set(len(registry))
-            metrics.backlog.set(group_commit.backlog_rows)
-
+        self._stack.push_async_callback(keys.stop)
+        self._stack.push_async_callback(sweep.stop)
+        self._health = HealthApi(pool, dedup, metrics, partial(_gauge, metrics, registry, group_commit))
         settings = OrderSettings(config.orders.expires_in_s, config.checks.pay_wait_s, config.server.single_process)
         authenticator = Authenticator(apps, endpoints)
-        self._health = HealthApi(pool, dedup, metrics, gauge)
-        router = Router(
-            [
-                *OrdersApi(authenticator, registry, journal, dedup, clock, channels, settings).routes(),
-                *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
-                *self._health.routes(),
-            ]
-        )
-        stop(dedup.stop)
-        stop(group_commit.stop)
-        stop(partial(_stop_registry, registry))
-        stop(partial(runner.stop, config.server.drain_s))
-        stop(keys.stop)
-        stop(sweep.stop)
-        await self._serve(router)
+        routes = [
+            *OrdersApi(authenticator, registry, journal, dedup, clock, channels, settings).routes(),
+            *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
+            *self._health.routes(),
+        ]
+        await self._serve(Router(routes))
         sweep.start()
         keys.start()
-        adjusting = asyncio.create_task(_adjust(clock, pool), name="clock")
-        stop(partial(_cancel, adjusting))
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        gc.enable()
+        self._keep(_adjust(clock, pool), "clock")
+        self._keep(_watch_loop(metrics), "loop lag")
+        _settle_memory()
 
     async def stop(self) -> None:
         """Answer not-ready, take no more requests, finish what runs, flush, close."""
         if self._health is not None:
             self._health.draining = True
         await self._stack.aclose()
+
+    async def _started(self, part: P) -> P:
+        """Start a part, and have it stopped in its turn."""
+        await part.start()
+        self._stack.push_async_callback(part.stop)
+        return part
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something until the gateway stops."""
+        task = asyncio.create_task(work, name=name)
+        self._stack.push_async_callback(_cancel, task)
 
     async def _install_channels(self, metrics: Metrics, clock: DatabaseClock) -> dict[str, InstalledChannel]:
         installed: dict[str, InstalledChannel] = {}
@@ -273,18 +183,6 @@ class Gateway:
         self._stack.push_async_callback(delivery.stop, self._config.server.drain_s)
         return delivery
 
-    def _group_commit(
-        self, postgres_url: str, endpoints: Endpoints, delivery: Delivery, metrics: Metrics
-    ) -> GroupCommit:
-        config = self._config
-        settings = RowSettings(
-            duplicate_window_ms=int(config.orders.duplicate_window_ms),
-            webhook_lease_ms=_ms(config.webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS),
-            webhook_url=endpoints.url,
-        )
-        bounds = Bounds(config.limits.batch_rows_max, config.limits.backlog_rows_max)
-        return GroupCommit(connector(config, postgres_url), settings, bounds, metrics, delivery.owe)
-
     async def _serve(self, router: Router) -> None:
         server = self._config.server
         edge = Edge(router, body_bytes_max=self._config.limits.body_bytes_max)
@@ -295,6 +193,27 @@ class Gateway:
         self._stack.push_async_callback(runner.cleanup)
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
+
+
+def _group_commit(
+    config: Config, postgres_url: str, endpoints: Endpoints, delivery: Delivery, metrics: Metrics
+) -> GroupCommit:
+    settings = RowSettings(
+        duplicate_window_ms=int(config.orders.duplicate_window_ms),
+        webhook_lease_ms=_ms(config.webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS),
+        webhook_url=endpoints.url,
+    )
+    bounds = Bounds(config.limits.batch_rows_max, config.limits.backlog_rows_max)
+    return GroupCommit(connector(config, postgres_url), settings, bounds, metrics, delivery.owe)
+
+
+def _dedup(config: Config, redis_url: str | None, metrics: Metrics) -> Dedup:
+    return Dedup(
+        redis_url,
+        window_ms=int(config.orders.duplicate_window_ms),
+        timeout_ms=int(config.redis.timeout_ms),
+        metrics=metrics,
+    )
 
 
 def sealer_of(config: Config) -> Sealer:
@@ -339,8 +258,26 @@ def _count(metrics: Metrics, before: Order | None, after: Order) -> None:
             metrics.orders_exception.inc()
 
 
-async def _stop_registry(registry: Registry) -> None:
-    registry.stop()
+def _gauge(metrics: Metrics, registry: Registry, group_commit: GroupCommit) -> None:
+    metrics.actors.set(len(registry))
+    metrics.backlog.set(group_commit.backlog_rows)
+
+
+def _settle_memory() -> None:
+    """What start-up made stays for ever: the collector need not look at it again, nor so often at the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    gc.enable()
+
+
+async def _watch_loop(metrics: Metrics) -> None:
+    """How late the loop wakes a timer: what every request waits beside its own work."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LOOP_LAG_EVERY_S
+        await asyncio.sleep(LOOP_LAG_EVERY_S)
+        metrics.loop_lag_s.set(max(0.0, loop.time() - due))
 
 
 async def _adjust(clock: DatabaseClock, pool: asyncpg.Pool) -> None:

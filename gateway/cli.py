@@ -146,7 +146,8 @@ def _stop_then_end(stopping: asyncio.Event) -> None:
 
 
 async def _add_app(config: Config, name: str, webhook_url: str | None) -> dict[str, str]:
-    from gateway.app import Databases, make_pool, prepare_schema, sealer_of  # noqa: PLC0415
+    from gateway.app import sealer_of  # noqa: PLC0415
+    from gateway.databases import Databases, make_pool, prepare_schema  # noqa: PLC0415
     from gateway.storage.apps import Apps  # noqa: PLC0415
 
     databases = Databases(config)

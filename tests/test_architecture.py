@@ -36,7 +36,7 @@ FLOORS = [
         *("ids", "clock"),
     },
     {"storage", "transport", "dedup"},
-    {"effect_runner"},
+    {"effect_runner", "databases"},
     {"channel_keys"},
     {"api", "console", "webhooks", "reconciliation"},
     {"app"},

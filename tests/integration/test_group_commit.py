@@ -19,8 +19,8 @@ from actors.lifecycle import transition
 from actors.order import Content, Order, new_order
 from actors.ports import Verdict
 from gateway import ids
-from gateway.app import connector
 from gateway.config import Config
+from gateway.databases import connector
 from gateway.metrics import Metrics
 from gateway.storage.group_commit import Bounds, GroupCommit
 from gateway.storage.outbox import OutboxRow
