@@ -72,6 +72,10 @@ class GroupCommit:
         await self._lane.connected()
         self._task = asyncio.create_task(self._run(), name="group commit")
 
+    def when_lost(self, lost: Callable[[], None]) -> None:
+        """Have `lost` called when the connection ends: behind the next one may be a database that knows less."""
+        self._lane.lost = lost
+
     async def stop(self) -> None:
         """Flush what is waiting, refuse what comes, disconnect. What is under way always gets its verdict first."""
         self._stopping = True

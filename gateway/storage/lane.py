@@ -50,11 +50,18 @@ class Pending(msgspec.Struct, eq=False):
 
 
 class Lane:
-    """Connects when it must, and never cancels a statement: past the deadline the connection is torn down."""
+    """Connects when it must, and never cancels a statement: past the deadline the connection is torn down.
+
+    `lost` hears of every end of a connection, for whatever reason.
+    """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[asyncpg.Connection]], settings: Settings, timeout_s: float
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        settings: Settings,
+        timeout_s: float,
     ) -> None:
+        self.lost: Callable[[], None] = lambda: None
         self._connect = connect
         self._settings = settings
         self._timeout_s = timeout_s
@@ -73,6 +80,7 @@ class Lane:
                 self._connection = await self._connect()
             except Exception as error:
                 raise NotConnected(f"{type(error).__name__}: {error}") from error
+            self._connection.add_termination_listener(lambda _: self.lost())
         return self._connection
 
     def disconnect(self) -> None:

@@ -371,6 +371,11 @@ class Stage:
         )
         return [row[0] for row in await self.rows(sql)]
 
+    async def all_paid(self, wanted: Sequence[Purchase]) -> bool:
+        """Whether every one of these is paid here."""
+        paid = {row[0] for row in await self.rows("SELECT out_order_no FROM orders WHERE state = 'paid'")}
+        return paid.issuperset(purchase.out_order_no for purchase in wanted)
+
     async def paid_orders(self) -> int:
         """How many orders are paid here."""
         count: int = (await self.rows("SELECT count(*) FROM orders WHERE state = 'paid'"))[0][0]

@@ -6,8 +6,11 @@ started again unarmed, the app and the channel do what they do anyway, and every
 
 import asyncio
 import itertools
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,13 +66,20 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         yield stage
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def wanted(stage: Stage) -> AsyncIterator[Purchase]:
-    """Something nobody has bought yet. The channel is well before and after."""
-    name = f"crash-{next(numbers):03d}"
-    yield Purchase(name, name, 1299, buyer=name)
-    await stage.steer("/_faults", drop=0)
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def cleared(stage: Stage) -> AsyncIterator[None]:
+    """After a case no gateway runs, nobody pays unasked, and the channel is well."""
+    yield
     await stage.gateway.kill()
+    await stage.steer("/_faults", drop=0)
+    await stage.steer("/_sim/payers", rate=0)
+
+
+@pytest.fixture
+def wanted() -> Purchase:
+    """Something nobody has bought yet."""
+    name = f"crash-{next(numbers):03d}"
+    return Purchase(name, name, 1299, buyer=name)
 
 
 def points(passes: dict[str, int]) -> list[str]:
@@ -155,6 +165,42 @@ async def test_ten_kills_at_random_moments_under_load_lose_nothing(stage: Stage)
             await stage.gateway.serve()
     assert clean(await stage.settled(60, paid=len(wanted)))
     assert await stage.gaps() == []
+
+
+async def test_a_power_cut_takes_database_redis_and_gateway_at_once(stage: Stage) -> None:
+    await stage.steer("/_sim/payers", rate=1.0, after_max_s=0.5)
+    await stage.gateway.serve()
+    before = await stage.paid_orders()
+    async with customers(stage, "cut", every_s=0.03) as wanted:
+        await until(lambda: paid_beyond(stage, before + 10))
+        victims = [stage.postgres.pid, stage.valkey.pid, stage.gateway.pid]
+        for pid in victims:
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        await stage.gateway.died()
+        await asyncio.gather(stage.postgres.start(), stage.valkey.start())
+        await stage.gateway.serve()
+    assert clean(await stage.settled(60, paid=before + len(wanted)))
+    assert await stage.gaps() == []
+
+
+async def test_a_gateway_that_is_asked_to_end_ends_by_itself_and_leaves_nothing_open(stage: Stage) -> None:
+    """As in a rolling deploy: what was begun is answered, the rest is found by the next process."""
+    await stage.steer("/_sim/payers", rate=1.0, after_max_s=0.5)
+    await stage.gateway.serve()
+    before = await stage.paid_orders()
+    async with customers(stage, "deploy", every_s=0.03) as wanted:
+        for turn in range(3):
+            await until(partial(paid_beyond, stage, before + 10 * turn))
+            stage.gateway.signal(signal.SIGTERM)
+            assert await stage.gateway.died() == 0
+            await stage.gateway.serve()
+    assert clean(await stage.settled(60, paid=before + len(wanted)))
+    assert await stage.gaps() == []
+
+
+async def paid_beyond(stage: Stage, count: int) -> bool:
+    return await stage.paid_orders() > count
 
 
 async def paid_and_told_once(stage: Stage, wanted: Purchase) -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
-from tests.acceptance.stage import Stage, clean, customers
+from tests.acceptance.stage import Stage, clean, customers, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -140,9 +141,8 @@ async def test_every_answer_is_the_same_while_redis(fault: Fault, stage: Stage) 
         done.set()
         await failing
     assert [told for told in heard if told != EXPECTED] == []
-    assert clean(await stage.settled(30, paid=await stage.paid_orders()))
-    paid = {row[0] for row in await stage.rows("SELECT out_order_no FROM orders WHERE state = 'paid'")}
-    assert {purchase.out_order_no for purchase in wanted} <= paid
+    await until(partial(stage.all_paid, wanted), 30)
+    assert clean(await stage.settled())
 
 
 async def test_a_create_that_died_between_redis_and_postgres_is_made_by_its_retry(stage: Stage) -> None:
