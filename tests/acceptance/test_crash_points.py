@@ -37,23 +37,9 @@ PAYMENT = {
 # The notification never comes: after the first call of the channel (pay) comes a query, and it finds the payment.
 SILENT_PAYMENT = ("before_commit:5", "after_commit:5", "before_channel:2", "after_channel:2")
 # Create, pay, its answer, the wish to close, the channel's word; the channel is asked to pay and then to close.
-CLOSING = (
-    "before_commit:4",
-    "after_commit:4",
-    "before_channel:2",
-    "after_channel:2",
-    "before_commit:5",
-    "after_commit:5",
-)
+CLOSING = ("before_commit:4", "after_commit:4", "after_channel:2", "after_commit:5")
 # What a process that finds an interrupted submission does: claims it, makes the next check durable, asks, tells.
-RECOVERY = (
-    "orders_claimed:1",
-    "before_commit:1",
-    "after_commit:1",
-    "before_channel:1",
-    "after_channel:1",
-    "after_commit:2",
-)
+RECOVERY = ("orders_claimed:1", "after_commit:1", "after_channel:1", "after_commit:2")
 KILLS = 10
 
 numbers = itertools.count(1)
