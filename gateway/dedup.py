@@ -25,7 +25,7 @@ TRY_AGAIN_S = 0.5
 CANCEL_AGAIN_S = 0.1
 VALUE_PREFIX = b"holdfast:1:"  # a value without it is not ours
 VALUE_LENGTH_MAX = 512
-PAGE_EVERY_S = 0.002  # a command costs us 200 us however many hints it carries: under load they gather
+PAGE_EVERY_S = 0.004  # a command costs us 200 us however many hints it carries: under load they gather
 
 # One command a page: redis-py costs 40 us a command, 2 us an argument. Answers place and value of every key that held
 # something else: an empty text for a key that holds no text, 0 for one that Redis refused to write.

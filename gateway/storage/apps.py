@@ -86,7 +86,7 @@ class Apps:
     def __init__(self, pool: asyncpg.Pool, sealer: Sealer, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._sealer = sealer
-        self._known: _Remembered[bytes, App] = _Remembered(KNOWN_MAX, KNOWN_FOR_S, monotonic)
+        self._known: _Remembered[str, App] = _Remembered(KNOWN_MAX, KNOWN_FOR_S, monotonic)
         self._unknown: _Remembered[bytes, bool] = _Remembered(UNKNOWN_MAX, UNKNOWN_FOR_S, monotonic)
         self._endpoints: _Remembered[str, Endpoint] = _Remembered(KNOWN_MAX, ENDPOINT_FOR_S, monotonic)
         self._endpoints_read: dict[str, asyncio.Task[Endpoint]] = {}
@@ -112,18 +112,21 @@ class Apps:
 
     def cached(self, api_key: str) -> App | None:
         """The app of a key that was seen lately, without waiting. None says nothing: call `authenticate`."""
-        return self._known.get(_hash(api_key)) if _is_key_shaped(api_key) else None
+        return self._known.get(api_key)
 
     async def authenticate(self, api_key: str) -> App | None:
         """The app of this key, or None if there is none. All lookups that wait at the same time share one query."""
+        if app := self._known.get(api_key):
+            return app
         if not _is_key_shaped(api_key):
             return None
         key_hash = _hash(api_key)
-        if app := self._known.get(key_hash):
-            return app
         if self._unknown.get(key_hash):
             return None
-        return await asyncio.shield(self._ask(key_hash))
+        app = await asyncio.shield(self._ask(key_hash))
+        if app is not None:
+            self._known.put(api_key, app)
+        return app
 
     async def webhook(self, app_id: str) -> Endpoint:
         """An app's default address and its signing secrets.
@@ -173,11 +176,8 @@ class Apps:
                 asked.set_exception(error)
             return
         apps = {row["key_hash"]: App(row["app_id"], row["webhook_url"]) for row in rows}
-        for key_hash in page:
-            if app := apps.get(key_hash):
-                self._known.put(key_hash, app)
-            else:
-                self._unknown.put(key_hash, True)
+        for key_hash in page.keys() - apps.keys():
+            self._unknown.put(key_hash, True)
         for key_hash, asked in self._open(page).items():
             asked.set_result(apps.get(key_hash))
 
