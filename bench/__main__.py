@@ -7,16 +7,15 @@ does.
 import argparse
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bench import interruption
 from bench.children import CHECKOUT, ChildError
 from bench.scenarios import ceiling, create, golive, memory, payment, restart
 from bench.scenarios.setting import BenchError, Findings, Setting
@@ -36,8 +35,7 @@ ROOT = CHECKOUT / "var" / "bench"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the scenarios and print what they found."""
     options = _options(arguments)
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, _interrupt)
+    interruption.listen()
     console = Console(stderr=True)
     try:
         found = [_measure(name, options, console) for name in options.scenarios or DEFAULT]
@@ -110,13 +108,6 @@ def _table(found: Sequence[Findings]) -> Table:
             table.add_row(row.what, row.value, row.remark)
         table.add_section()
     return table
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Stop, once: a second Ctrl-C must not keep the children from being ended."""
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

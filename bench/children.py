@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bench.interruption import postponed
+
 SERVING = re.compile(rb"^serving http://([0-9.]+):([0-9]+)$", re.MULTILINE)
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
@@ -90,8 +92,12 @@ class Child:
 @contextmanager
 def child(name: str, *arguments: str, directory: Path) -> Iterator[Child]:
     """A process that lives as long as the block."""
-    started = Child(name, *arguments, directory=directory)
+    started: Child | None = None
     try:
+        with postponed():
+            started = Child(name, *arguments, directory=directory)
         yield started
     finally:
-        started.stop()
+        if started is not None:
+            with postponed():
+                started.stop()

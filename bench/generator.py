@@ -85,18 +85,23 @@ class Load:
         return self._result()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._measure()
+        self._from_now()
         if self.warming:
-            loop.call_later(self._warmup_s, self._measure, False)
-        loop.call_later(self._warmup_s + self._seconds, self._stop)
+            loop.call_later(self._warmup_s, self._measure, loop)
+        else:
+            self._measure(loop)
         if self.schedule:
             self.schedule.start(loop)
         for connection in tuple(self._open):
             connection.start()
 
-    def _measure(self, warming: bool | None = None) -> None:
-        if warming is not None:
-            self.warming = warming
+    def _measure(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The time runs from here, not from when this was due: a busy loop comes late, and the figures would be few."""
+        self.warming = False
+        self._from_now()
+        loop.call_later(self._seconds, self._stop)
+
+    def _from_now(self) -> None:
         self._from_ns, self._cpu_s = perf_counter_ns(), process_time()
 
     def _stop(self) -> None:

@@ -1,18 +1,16 @@
 """The real gateway as a process, on embedded databases of its own, with one app that holds a key."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from bench.children import CHECKOUT, Child, child
+from bench.children import Child, child
 from bench.cost import cpu_s, tree_cpu_s
 from bench.generator import Job
-from bench.scenarios.setting import BenchError
+from bench.interruption import postponed
 from gateway.embedded import Postgres, Valkey
 
 APP_TIMEOUT_S = 30.0
@@ -97,21 +95,21 @@ def serving_gateway(directory: Path, *, channel: str = "", webhook_url: str = ""
             api_key = add_app(config, webhook_url)
             yield GatewayUnderTest(process=process, root=directory, host=host, port=port, api_key=api_key)
     finally:
-        asyncio.run(end_databases(directory))
+        with postponed():
+            asyncio.run(end_databases(directory))
 
 
 def add_app(config: Path, webhook_url: str) -> str:
     """Make the app of the bench and return its key.
 
     Raises:
-        BenchError: the command refused.
+        ChildError: the command refused.
     """
     webhook = ["--webhook", webhook_url] if webhook_url else []
-    command = [sys.executable, "-m", "gateway", "app", "add", "bench", *webhook, "--json", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=APP_TIMEOUT_S, check=False, cwd=CHECKOUT)
-    if done.returncode != 0:
-        raise BenchError(f"no app: {done.stderr or done.stdout}")
-    return str(msgspec.json.decode(done.stdout.strip().splitlines()[-1])["api_key"])
+    command = ("gateway", "app", "add", "bench", *webhook, "--json", "--config", str(config))
+    with child("app-add", *command, directory=config.parent) as adding:
+        answer = adding.finish(b"", APP_TIMEOUT_S)
+    return str(msgspec.json.decode(answer)["api_key"])
 
 
 async def end_databases(root: Path) -> None:

@@ -8,6 +8,7 @@ the first requests come. The databases stay up in between, as production's would
 
 import asyncio
 import time
+from contextlib import AbstractContextManager
 from http.client import HTTPConnection
 
 import asyncpg
@@ -104,23 +105,20 @@ async def _two_lives(setting: Setting) -> Away:
         await end_databases(setting.directory)
 
 
-def _gateway(setting: Setting, name: str) -> Child:
+def _gateway(setting: Setting, name: str) -> AbstractContextManager[Child]:
     config = setting.directory / "holdfast.toml"
-    return Child(name, "gateway", "serve", "--config", str(config), directory=setting.directory)
+    return child(name, "gateway", "serve", "--config", str(config), directory=setting.directory)
 
 
 def _first_life(setting: Setting) -> tuple[str, str, str]:
     """The app's key, an order left as created and one left paying."""
-    gateway = _gateway(setting, "gateway-1")
-    try:
+    with _gateway(setting, "gateway-1") as gateway:
         gateway.address()
         api_key = add_app(setting.directory / "holdfast.toml", "")
         app = App(gateway, api_key)
         created, paying = app.create("first"), app.create("second")
         app.ask("POST", f"/v1/orders/{paying}/pay", {"channel": "wechatpay", "method": "native"})
         return api_key, created, paying
-    finally:
-        gateway.stop()
 
 
 async def _copy(url: str, created: str, paying: str) -> None:
@@ -135,13 +133,10 @@ async def _copy(url: str, created: str, paying: str) -> None:
 
 
 def _second_life(setting: Setting, api_key: str) -> Away:
-    gateway = _gateway(setting, "gateway-2")
-    try:
+    with _gateway(setting, "gateway-2") as gateway:
         app = App(gateway, api_key)
         serving_s = time.monotonic() - gateway.started_at_s
         app.ask("GET", f"/v1/orders/{PAYING}{ORDERS // 4:021d}")
         read_s = time.monotonic() - gateway.started_at_s
         app.create("third")
         return Away(serving_s=serving_s, read_s=read_s, created_s=time.monotonic() - gateway.started_at_s)
-    finally:
-        gateway.stop()
