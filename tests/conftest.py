@@ -5,6 +5,7 @@ The fixtures are ordinary functions that run their own short event loop, so they
 
 import asyncio
 import itertools
+import sys
 import tempfile
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -20,6 +21,21 @@ from gateway.storage.migrate import migrate, seed_statistics
 
 T = TypeVar("T")
 TEMPLATE = "holdfast_template"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode() -> Iterator[None]:
+    """Where Python may not keep bytecode beside its sources, the processes of a session share it in a place of its own.
+
+    Gateways are started by the hundred; each would compile all of itself again.
+    """
+    if not sys.dont_write_bytecode:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory, pytest.MonkeyPatch.context() as environment:
+        environment.delenv("PYTHONDONTWRITEBYTECODE")
+        environment.setenv("PYTHONPYCACHEPREFIX", directory)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from gateway.embedded import Postgres, Valkey
 
 MERCHANTS = ("holdfast", "control")
 SHOP_ASKS_AFTER_S = 8.0  # long enough that webhooks have the first word, short enough to help within the settling
+TILL_CLOSES_S = 0.2  # between the SIGTERM that ends the shop's selling and the one that ends the shop
 SDK = str(ROOT / "sdk")
 
 
@@ -199,7 +201,7 @@ class Stage:
 
     async def freeze(self) -> None:
         """End everybody who writes, so that the ledgers hold still; the databases stay for the auditor."""
-        await asyncio.gather(self.gateway.stop(), self.shop.stop(again_after_s=0.2), self._simulator.stop())
+        await asyncio.gather(self.gateway.stop(), self.shop.stop(again_after_s=TILL_CLOSES_S), self._simulator.stop())
         await self.control.kill()
 
     async def ledgers(self) -> Ledgers:
@@ -235,6 +237,9 @@ class Stage:
 
     def _child(self, name: str, argv: list[str], environment: Mapping[str, str] | None = None) -> Child:
         child = Child(name, argv, self.directory / f"{name}.log", {"PYTHONPATH": SDK, **(environment or {})})
-        end: Callable[[], Awaitable[object]] = child.kill if name == "control" else child.stop
-        self._stack.push_async_callback(end)
+        ends: dict[str, Callable[[], Awaitable[object]]] = {
+            "control": child.kill,
+            "shop": partial(child.stop, again_after_s=TILL_CLOSES_S),
+        }
+        self._stack.push_async_callback(ends.get(name, child.stop))
         return child

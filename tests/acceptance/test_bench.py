@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import main
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 100
 
@@ -34,7 +36,7 @@ def _leftovers(pid: int) -> list[str]:
 
 
 def test_the_json_line_has_the_promised_figures_and_nothing_stays_behind() -> None:
-    bench = _bench("create", "payment", "--seconds", "0.5", "--connections", "16", "--json")
+    bench = _bench("create", "payment", "--seconds", "0.2", "--connections", "8", "--json")
     out, err = bench.communicate(timeout=LIMIT_S)
     assert bench.returncode == 0, err
     figures = json.loads(out.strip().splitlines()[-1])
@@ -46,26 +48,36 @@ def test_the_json_line_has_the_promised_figures_and_nothing_stays_behind() -> No
     assert not list((ROOT / "var" / "bench").glob(f"*-{bench.pid}"))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_bench_ends_its_gateway_and_its_databases(sign: signal.Signals) -> None:
-    bench = _bench("create", "--seconds", "30")
-    serving = ROOT / "var" / "bench" / f"create-{bench.pid}" / "gateway.out"
+def test_an_interrupted_bench_ends_its_gateway_and_its_databases() -> None:
+    benches = {sign: _bench("create", "--seconds", "30") for sign in (signal.SIGINT, signal.SIGTERM)}
+    for sign, bench in benches.items():
+        _until_its_gateway_serves(bench)
+        assert _leftovers(bench.pid) != []
+        os.kill(bench.pid, sign)
+    for sign, bench in benches.items():
+        bench.communicate(timeout=40)
+        assert (sign, bench.returncode) == (sign, 130)
+        assert _leftovers(bench.pid) == []
+        assert not _directory(bench).exists()
+
+
+def _directory(bench: subprocess.Popen[str]) -> Path:
+    return ROOT / "var" / "bench" / f"create-{bench.pid}"
+
+
+def _until_its_gateway_serves(bench: subprocess.Popen[str]) -> None:
+    serving = _directory(bench) / "gateway.out"
     deadline = time.monotonic() + 30
     while not (serving.exists() and b"serving" in serving.read_bytes()):
         assert time.monotonic() < deadline
         assert bench.poll() is None, bench.communicate()
         time.sleep(0.02)
-    assert _leftovers(bench.pid) != []
-    os.kill(bench.pid, sign)
-    bench.communicate(timeout=40)
-    assert bench.returncode == 130
-    assert _leftovers(bench.pid) == []
-    assert not serving.parent.exists()
 
 
-def test_an_unknown_scenario_is_a_usage_error_that_names_the_known_ones() -> None:
-    bench = _bench("nonsense")
-    _, err = bench.communicate(timeout=30)
-    assert bench.returncode == 2
-    assert "nonsense" in err
-    assert "golive" in err
+def test_an_unknown_scenario_is_a_usage_error_that_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["nonsense"])
+    assert ended.value.code == 2
+    complaint = capsys.readouterr().err
+    assert "nonsense" in complaint
+    assert "golive" in complaint

@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from bench.demo.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["seed", "orders", "paid_at_channel", "paid_here", "told", "kills"]
@@ -23,34 +26,34 @@ def start_demo(*options: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.fixture(scope="module")
+def whole_demo() -> Iterator["subprocess.Popen[str]"]:
+    """A demo that is left to run to its end. It takes its time, and the tests before its own use that time."""
+    with start_demo("--seconds", "6", "--rate", "40", "--seed", "7") as demo:
+        yield demo
+        abort(demo)
+
+
+def abort(demo: "subprocess.Popen[str]") -> None:
+    """The second signal aborts; at the end it is all the same."""
+    for _ in range(2):
+        if demo.poll() is None:
+            demo.terminate()
+    demo.communicate(timeout=20)
+
+
 def finish(demo: "subprocess.Popen[str]") -> tuple[dict[str, int], str]:
     """The result and what was shown; ends the demo if it takes too long."""
     try:
         said, shown = demo.communicate(timeout=100)
     except subprocess.TimeoutExpired:
-        demo.terminate()
-        demo.terminate()
-        demo.communicate(timeout=20)
+        abort(demo)
         raise
     assert demo.returncode == 0, shown
     return json.loads(said.splitlines()[-1]), shown
 
 
-def test_nothing_is_lost_under_faults_and_kills_while_the_control_arm_loses() -> None:
-    demo = start_demo("--seconds", "6", "--rate", "40", "--seed", "7")
-    result, shown = finish(demo)
-    assert list(result) == KEYS
-    assert (result["lost"], result["double"], result["phantom"], result["mismatch"]) == (0, 0, 0, 0)
-    assert result["seed"] == 7
-    assert result["kills"] >= 2
-    assert result["orders"] == 240
-    assert result["paid_at_channel"] == result["paid_here"] == result["told"] > 200
-    assert result["control_lost"] > 30
-    assert "PASS" in shown
-    assert "20x faster" in shown
-    assert not list((ROOT / "var" / "demo").glob(f"7-{demo.pid}"))  # it tidies up after a success
-
-
+@pytest.mark.usefixtures("whole_demo")
 def test_ctrl_c_drains_and_audits_what_there_is() -> None:
     demo = start_demo("--seconds", "600", "--rate", "20", "--seed", "11")
     assert demo.stderr is not None
@@ -67,9 +70,28 @@ def test_ctrl_c_drains_and_audits_what_there_is() -> None:
     assert (result["lost"], result["double"], result["phantom"], result["mismatch"]) == (0, 0, 0, 0)
 
 
+def test_nothing_is_lost_under_faults_and_kills_while_the_control_arm_loses(
+    whole_demo: "subprocess.Popen[str]",
+) -> None:
+    result, shown = finish(whole_demo)
+    assert list(result) == KEYS
+    assert (result["lost"], result["double"], result["phantom"], result["mismatch"]) == (0, 0, 0, 0)
+    assert result["seed"] == 7
+    assert result["kills"] >= 2
+    assert result["orders"] == 240
+    assert result["paid_at_channel"] == result["paid_here"] == result["told"] > 200
+    assert result["control_lost"] > 30
+    assert "PASS" in shown
+    assert "20x faster" in shown
+    assert not list((ROOT / "var" / "demo").glob(f"7-{whole_demo.pid}"))  # it tidies up after a success
+
+
 @pytest.mark.parametrize("wrong", [("--rate", "0"), ("--seconds", "x"), ("--sed", "1"), ("--seed", "-1")])
-def test_a_mistake_in_the_options_is_a_usage_error(wrong: tuple[str, ...]) -> None:
-    demo = start_demo(*wrong)
-    _, complaint = demo.communicate(timeout=30)
-    assert demo.returncode == 2
-    assert "usage" in complaint
+def test_a_mistake_in_the_options_is_a_usage_error(
+    wrong: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo", *wrong])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err
