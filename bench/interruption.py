@@ -15,12 +15,13 @@ class _Interruption:
     """What is known of it; a process has one, as it has one set of signal handlers."""
 
     postponed = 0
+    heard = False
     due = False
 
 
 def listen() -> None:
     """From now on an interrupt is a KeyboardInterrupt."""
-    _Interruption.postponed, _Interruption.due = 0, False
+    _Interruption.postponed, _Interruption.heard, _Interruption.due = 0, False, False
     for sign in SIGNALS:
         signal.signal(sign, _interrupt)
 
@@ -37,11 +38,13 @@ def postponed() -> Iterator[None]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """A second Ctrl-C must not keep the children from being ended."""
-    for sign in SIGNALS:
-        signal.signal(sign, signal.SIG_IGN)
-    _Interruption.due = True
-    _raise_if_due()
+    """Only the first counts: a second Ctrl-C must not keep the children from being ended.
+
+    The signals are not set to be ignored, for a child that is just being born would inherit that and never end.
+    """
+    if not _Interruption.heard:
+        _Interruption.heard = _Interruption.due = True
+        _raise_if_due()
 
 
 def _raise_if_due() -> None:

@@ -4,13 +4,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench import interruption
-from bench.children import child
+from bench.children import STOP_TIMEOUT_S, child
 from gateway.embedded.supervisor import command_of
 
 BIRTHS = 24
@@ -60,11 +61,13 @@ def test_a_second_interrupt_is_not_heard() -> None:
 def test_a_child_is_ended_whenever_in_its_start_the_interrupt_comes(tmp_path: Path) -> None:
     """Real signals at moments from before the birth to after it; a bench has other threads, and so has this."""
     for step in range(BIRTHS):
+        since = time.monotonic()
         interruption.listen()
         timer = threading.Timer(step * STEP_S, os.kill, (os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
             start_and_wait(timer, tmp_path)
         timer.join()
+        assert time.monotonic() - since < STOP_TIMEOUT_S, "it did not listen to the SIGTERM that ends it"
     left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(tmp_path) in command_of(pid)]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -73,6 +76,5 @@ def test_a_child_is_ended_whenever_in_its_start_the_interrupt_comes(tmp_path: Pa
 
 def start_and_wait(timer: threading.Timer, directory: Path) -> None:
     timer.start()
-    with child("server", "bench.serving", str(directory), directory=directory) as server:
-        server.address()
+    with child("server", "bench.serving", str(directory), directory=directory):
         timer.join()
