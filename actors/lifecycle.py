@@ -5,9 +5,9 @@ looks it up and holds the rule to its word. The rules in prose:
 
 * A success is compared by its channel transaction first, then by amount, currency and account, and only then by state.
 * Unknown is never no: silence, errors and *not found* leave the attempt alive, and the ladder asks again.
-* Closing is an intent; only the channel's word (closed) or a *not found* long after the last submission ends it.
+* Closing is an intent; the channel's word ends it: closed, or *not found* long after a submission nobody answered.
 * Whatever is paid stays paid: later events are recorded and never take it back.
-* A refusal ends an attempt only if it was sent once: an earlier submission under the same number may have arrived.
+* A refusal ends an attempt only if nobody can hold a credential of it: an earlier submission may have been answered.
 """
 
 from collections.abc import Callable
@@ -139,7 +139,7 @@ def _refused(order: Order, event: SubmitRefused, _: Schedule) -> Decision:
     attempt = order.attempt(event.number)
     if attempt is None or attempt.state is not AttemptState.SUBMITTING:
         return Decision(order)
-    if attempt.submits > 1:
+    if attempt.credential is not None:  # an earlier submission was answered: somebody may hold its credential
         return Decision(_with(order, replace(attempt, state=AttemptState.UNKNOWN)))
     failed = replace(attempt, state=AttemptState.FAILED, failure_code=event.code, failure_message=event.message[:200])
     after = _with(order, failed, step=0, next_check_at_ms=order.expires_at_ms)
@@ -252,8 +252,9 @@ def _not_found(order: Order, event: ReportedNotFound, schedule: Schedule) -> Dec
         return Decision(order)
     if order.state is PAYING and event.at_ms < order.expires_at_ms:
         return _submit_again(order, attempt, event.at_ms, schedule)
-    # Nobody ever got a credential to pay it with, and by now no request of ours can still be on its way.
-    if order.state is not PAYING and event.at_ms >= attempt.submitted_at_ms + schedule.not_found_final_ms:
+    # If nobody ever got a credential to pay it with, and no request of ours can still be on its way, it never was.
+    never = attempt.credential is None and event.at_ms >= attempt.submitted_at_ms + schedule.not_found_final_ms
+    if order.state is not PAYING and never:
         return _attempt_ended(order, attempt, event.at_ms, schedule)
     return Decision(order)
 

@@ -121,7 +121,7 @@ class Registry:
         return future
 
     def may_ask(self, order_id: str, every_ms: int) -> bool:
-        """Whether the channel was not asked about this order for a while on behalf of readers; then it is now."""
+        """Whether, as far as is remembered, the channel was not asked for a while on behalf of readers."""
         actor, now_ms = self._actors.get(order_id), self._clock.now_ms()
         if actor is None:
             return True

@@ -144,7 +144,8 @@ _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_\-|*]{1,32}\Z")]
 
 class _Amount(msgspec.Struct, frozen=True):
     total: Annotated[int, msgspec.Meta(ge=1, le=10**15)]  # fen; what the order costs, not `payer_total` after coupons
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+    # Absent while unpaid: live answers then carry `payer_currency` alone.
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
 
 
 class _Transaction(msgspec.Struct, frozen=True):
@@ -155,7 +156,7 @@ class _Transaction(msgspec.Struct, frozen=True):
     out_trade_no: _Number
     trade_state: str
     amount: _Amount | None = None
-    transaction_id: _Number | None = None
+    transaction_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_\-|*]{0,32}\Z")] | None = None
     success_time: str | None = None
 
 
@@ -496,7 +497,7 @@ def _decode_notice(body: bytes) -> _Notice:
 
 def _payment(trade: _Transaction) -> ChannelPayment | None:
     success_at_s = _unix_s(trade.success_time or "")
-    if trade.amount is None or trade.transaction_id is None or success_at_s is None:
+    if trade.amount is None or trade.amount.currency is None or not trade.transaction_id or success_at_s is None:
         return None
     return ChannelPayment(
         channel=WeChatPay.name,

@@ -1,6 +1,7 @@
 """The composition root: builds every part, and knows the order to start and to stop them in."""
 
 import asyncio
+import errno
 import gc
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -48,6 +49,10 @@ LOOP_LAG_EVERY_S = 0.5
 QUEUE_MAX = 10_000  # conversations that may wait for a channel
 
 log = structlog.get_logger(__name__)
+
+
+class AddressInUse(Exception):
+    """Somebody listens where we should."""
 
 
 class Part(Protocol):
@@ -189,7 +194,14 @@ class Gateway:
         runner = web.ServerRunner(edge, handle_signals=False, shutdown_timeout=server.drain_s)
         await runner.setup()
         site = web.TCPSite(runner, server.host, server.port, backlog=1024)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise AddressInUse(
+                f"server.port: {server.host}:{server.port} is in use; is another gateway running?"
+            ) from None
         self._stack.push_async_callback(runner.cleanup)
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"

@@ -91,7 +91,8 @@ def _load(path: Path | None) -> Config:
 
 async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
     """What an operator can mend is said in a sentence, without a traceback."""
-    from gateway.embedded import EmbeddedError  # noqa: PLC0415 - heavy parts load only for the verbs that need them
+    from gateway.app import AddressInUse  # noqa: PLC0415 - heavy parts load only for the verbs that need them
+    from gateway.embedded import EmbeddedError  # noqa: PLC0415
     from gateway.probe import ProbeError  # noqa: PLC0415
     from gateway.sealing import MasterKeyError  # noqa: PLC0415
     from gateway.storage.apps import AppError  # noqa: PLC0415
@@ -99,9 +100,16 @@ async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
 
     try:
         return await work()
-    except (AppError, EmbeddedError, KeyMaterialError, MasterKeyError, MigrationError, UnsafeDatabaseError) as error:
-        _refuse(str(error))
-    except ProbeError as error:
+    except (
+        AddressInUse,
+        AppError,
+        EmbeddedError,
+        KeyMaterialError,
+        MasterKeyError,
+        MigrationError,
+        ProbeError,
+        UnsafeDatabaseError,
+    ) as error:
         _refuse(str(error))
     except (asyncpg.PostgresError, OSError) as error:
         _refuse(f"{type(error).__name__}: {error}")

@@ -1,5 +1,6 @@
 """The databases a process works on: where they are, that they can be trusted, and how sessions with them are made."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -12,6 +13,7 @@ from gateway.storage.migrate import check_durability, migrate, seed_statistics
 
 LOCK_TIMEOUT = "500ms"  # a flush that meets a row somebody else holds then goes on without it
 CONNECT_TIMEOUT_S = 5.0
+REVIVE_EVERY_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -30,20 +32,40 @@ class Databases:
         root = self._config.embedded.root
         self.postgres_url = str(self._config.database.url)
         if self.postgres_url == "embedded":
-            postgres = Postgres(root)
-            self.postgres_url = await postgres.start()
-            self._stack.push_async_callback(postgres.stop)
+            self.postgres_url = await self._embed(Postgres(root))
             log.info("embedded_postgres", directory=str(root), use="development, demo and tests")
         redis: str = self._config.redis.url
         if redis == "embedded":
-            valkey = Valkey(root)
-            redis = await valkey.start()
-            self._stack.push_async_callback(valkey.stop)
+            redis = await self._embed(Valkey(root))
         self.redis_url = None if redis == "off" else redis
 
     async def stop(self) -> None:
         """Stop what we started."""
         await self._stack.aclose()
+
+    async def _embed(self, server: Postgres | Valkey) -> str:
+        url = await server.start()
+        self._stack.push_async_callback(server.stop)
+        watch = asyncio.create_task(_revive(server), name="embedded: revive")
+        self._stack.push_async_callback(_cancel, watch)
+        return url
+
+
+async def _revive(server: Postgres | Valkey) -> None:
+    """Start an embedded server again when it is gone: nobody else would."""
+    while True:
+        await asyncio.sleep(REVIVE_EVERY_S)
+        if server.pid is None:
+            try:
+                await server.start()
+                log.warning("embedded_revived", directory=str(server.directory))
+            except Exception as error:
+                log.warning("embedded_not_revived", error=f"{type(error).__name__}: {error}"[:300])
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def prepare_schema(config: Config, postgres_url: str) -> None:

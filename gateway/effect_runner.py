@@ -1,4 +1,4 @@
-"""Carries out what orders ask for: the one file that knows actors and channels.
+"""Carries out what orders ask for: where an actor's effect becomes a channel's flow, and its outcome an event.
 
 An effect runs as a task after its intent is durable; what came of it is told to the order as an event. An effect lost
 with the process is asked for again by the sweep. Two queries for one attempt at the same time are one.

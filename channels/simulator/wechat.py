@@ -329,7 +329,7 @@ def transaction(trade: Trade) -> bytes:
                 "out_trade_no": made.out_trade_no,
                 "trade_state": trade.state,
                 "trade_state_desc": "订单未支付" if trade.state is TradeState.NOTPAY else "订单已关闭",
-                "amount": {"total": made.amount, "currency": made.currency},
+                "amount": {"payer_currency": "CNY", "total": made.amount},
                 "promotion_detail": [],
             }
         )

@@ -25,6 +25,10 @@ from gateway.probe import probe
 
 _ORDER_ID = re.compile(r"[0-9A-Z]{26}\Z")
 _NUMBER = re.compile(r"(?!00)[0-9]{2}\Z")
+UNVERIFIED_BYTES_MAX = 4096  # of a body that nobody vouches for; a real notification is half as long
+RECORDS_MAX = 500  # unverified notifications written at once ...
+RECORDS_PER_S = 20  # ... and in the long run; the others are counted
+HEADER_CHARS_MAX = 1024
 UNRECORDED_HEADERS = frozenset({"authorization", "cookie"})
 
 _encode = msgspec.json.Encoder().encode
@@ -59,6 +63,8 @@ class CallbacksApi:
         self._clock = clock
         self._keys = keys
         self._metrics = metrics
+        self._records_left: float = RECORDS_MAX
+        self._records_at_ms = clock.now_ms()
 
     def routes(self) -> list[Route]:
         """Where the handler stands."""
@@ -74,12 +80,12 @@ class CallbacksApi:
         try:
             body = await read_bytes(request)
         except web.HTTPRequestEntityTooLarge:
-            await self._record(self._arrival(request, headers, b"", Verdict.TOO_LARGE))
+            await self._record_unverified(self._arrival(request, headers, b"", Verdict.TOO_LARGE))
             raise
         try:
             payment = await self._verify(channel, headers, body)
         except NotificationRejected as rejected:
-            await self._record(self._arrival(request, headers, body, rejected.reason))
+            await self._record_unverified(self._arrival(request, headers, body, rejected.reason))
             return _answer(channel.refuse(rejected.reason))
         if payment.out_trade_no != order_id + attempt:
             await self._record(self._arrival(request, headers, body, Verdict.MISDIRECTED))
@@ -97,9 +103,26 @@ class CallbacksApi:
         return channel.notification(headers, body, now_s)
 
     async def _record(self, arrival: Arrival) -> None:
-        """It moves no order, but that it came is kept."""
+        """The channel said it, it moves no order, and that it came is kept."""
         self._metrics.notifications[arrival.channel, arrival.verdict].inc()
         await self._journal.commit(record(arrival))
+
+    async def _record_unverified(self, arrival: Arrival) -> None:
+        """Anybody may have sent it: counted always, its beginning kept as long as strangers keep measure."""
+        if self._may_record():
+            await self._record(msgspec.structs.replace(arrival, body=arrival.body[:UNVERIFIED_BYTES_MAX]))
+        else:
+            self._metrics.notifications[arrival.channel, arrival.verdict].inc()
+
+    def _may_record(self) -> bool:
+        """A bucket of RECORDS_MAX that fills again at RECORDS_PER_S: anybody may write here, but not the disk full."""
+        now_ms = self._clock.now_ms()
+        filled = self._records_left + (now_ms - self._records_at_ms) / 1000 * RECORDS_PER_S
+        self._records_left, self._records_at_ms = min(filled, RECORDS_MAX), now_ms
+        if self._records_left < 1:
+            return False
+        self._records_left -= 1
+        return True
 
     async def _credit(
         self, channel: Channel, payment: ChannelPayment, arrival: Arrival, order_id: str, number: int
@@ -123,7 +146,7 @@ class CallbacksApi:
 
     def _arrival(self, request: Call, headers: Mapping[str, str], body: bytes, verdict: str) -> Arrival:
         at_ms = self._clock.now_ms()
-        kept = {name: value for name, value in headers.items() if name not in UNRECORDED_HEADERS}
+        kept = {name: value[:HEADER_CHARS_MAX] for name, value in headers.items() if name not in UNRECORDED_HEADERS}
         return Arrival(
             notification_id=ids.notification_id(at_ms),
             channel=request.match_info["channel"],

@@ -87,9 +87,10 @@ class OrdersApi:
         check_url("return_url", body.return_url)
         content = _content(app, body)
         expires_in_ms = int((body.expires_in_s or self._settings.expires_in_s) * 1000)
+        wanted_ms = None if body.expires_in_s is None else expires_in_ms
         fingerprint = None if body.buyer is None else _fingerprint(content)
         if fingerprint is not None and await self._dedup.hint(app.app_id, fingerprint, content.out_order_no):
-            answer = await self._existing(content, expires_in_ms, fingerprint)
+            answer = await self._existing(content, wanted_ms, fingerprint)
             if answer is not None:
                 return answer
         for _ in range(CREATE_TRIES_MAX):
@@ -97,16 +98,18 @@ class OrdersApi:
             order = new_order(ids.order_id(at_ms), content, at_ms, at_ms + expires_in_ms)
             if await self._registry.create(order, fingerprint) is Verdict.APPLIED:
                 return _json(order_json(order), 201)
-            answer = await self._existing(content, expires_in_ms, fingerprint)
+            answer = await self._existing(content, wanted_ms, fingerprint)
             if answer is not None:
                 return answer
         raise Problem("overloaded", "orders like this one come and go; try again")
 
-    async def _existing(self, content: Content, expires_in_ms: int, fingerprint: bytes | None) -> web.Response | None:
+    async def _existing(
+        self, content: Content, wanted_ms: int | None, fingerprint: bytes | None
+    ) -> web.Response | None:
         """The answer if this order exists, or one like it was submitted a moment ago. Postgres judges."""
         order = await self._journal.by_out_order_no(content.app_id, content.out_order_no)
         if order is not None:
-            _refuse_difference(order, content, expires_in_ms)
+            _refuse_difference(order, content, wanted_ms)
             return _json(order_json(order))
         if fingerprint is not None:
             first = await self._journal.duplicate_of(content.app_id, fingerprint, content.out_order_no)
@@ -314,12 +317,13 @@ def _fingerprint(content: Content) -> bytes:
 _SHOWN_AS = {"items_json": "items", "metadata_json": "metadata"}
 
 
-def _refuse_difference(order: Order, content: Content, expires_in_ms: int) -> None:
+def _refuse_difference(order: Order, content: Content, wanted_ms: int | None) -> None:
+    """The same number must mean the same order. A life the app did not name is ours to choose, then and now."""
     for name in Content.__struct_fields__:
         if getattr(order.content, name) != getattr(content, name):
             param = _SHOWN_AS.get(name, name)
             raise Problem("order_conflict", f"`{param}` differs", param=param, order_id=order.order_id)
-    if order.expires_at_ms - order.created_at_ms != expires_in_ms:
+    if wanted_ms is not None and order.expires_at_ms - order.created_at_ms != wanted_ms:
         raise Problem("order_conflict", "`expires_in_s` differs", param="expires_in_s", order_id=order.order_id)
 
 

@@ -103,6 +103,8 @@ class Lane:
         won = await self._in_time(connection, self._execute(connection, batch))
         missed = [pending for pending in batch if pending.order_id is not None and pending.order_id not in won]
         if missed:
+            for pending in batch:  # it is written: whatever goes wrong from here on, "certainly not" would be a lie
+                pending.in_doubt = True
             won |= await self.own(missed)
         probe("after_commit")
         return won

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from gateway.config import Config
 from gateway.databases import connector
 from gateway.metrics import Metrics
 from gateway.storage.group_commit import Bounds, GroupCommit
+from gateway.storage.lane import Lane, Pending
 from gateway.storage.outbox import OutboxRow
 from gateway.storage.rows import Settings
 from gateway.storage.statement import columns, statement
@@ -247,6 +248,36 @@ async def test_our_own_write_is_recognised_when_another_writer_moved_the_order_f
             assert await ours.submit(moved(order)) is APPLIED
             assert proxy.replies_lost == 1
     assert (await versions(database))[order.order_id] == [1, 2, 3, 4]
+
+
+async def test_what_was_written_is_never_called_unavailable_though_the_connection_ends_before_all_verdicts_are_read(
+    database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is durable, one write in it missed, and the database goes away before we can ask whose that was."""
+    away = asyncio.Event()
+    connect_again = connector(Config(), database_url)
+    execute = Lane._execute
+
+    async def connect() -> asyncpg.Connection:
+        if away.is_set():
+            raise ConnectionRefusedError("away")
+        return await connect_again()
+
+    async def executed(lane: Lane, connection: asyncpg.Connection, batch: Sequence[Pending]) -> set[str]:
+        won = await execute(lane, connection, batch)
+        if len(batch) == 2 and batch[0].moves and not batch[0].in_doubt:  # only the first time
+            away.set()
+            connection.terminate()
+            asyncio.get_running_loop().call_later(3 * QUICK.answer_s, away.clear)
+        return won
+
+    monkeypatch.setattr(Lane, "_execute", executed)
+    async with committing(connect) as committer:
+        raced, winner = await born(committer, 2)
+        assert await committer.submit(moved(raced)) is APPLIED
+        lost, applied = committer.submit(moved(raced)), committer.submit(moved(winner))
+        assert await asyncio.wait_for(asyncio.gather(lost, applied), WITHIN_S) == [LOST, APPLIED]
+    assert (await versions(database))[winner.order_id] == [1, 2]
 
 
 async def test_nobody_is_answered_while_the_outcome_is_in_doubt(

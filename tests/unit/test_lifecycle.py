@@ -163,9 +163,16 @@ def test_a_definite_refusal_fails_the_attempt_and_leaves_the_order_payable() -> 
     assert decide(decision.order, pay()).order.attempts[1].number == 2
 
 
-def test_a_refusal_of_the_second_submission_says_nothing_of_the_first() -> None:
+def test_a_refusal_after_silence_ends_the_attempt_for_nobody_got_a_credential() -> None:
     again = told(UNKNOWN, ReportedNotFound(BORN_MS + 100, 1))
     decision = decide(again, SubmitRefused(BORN_MS + 200, 1, "PARAM_ERROR", "no"))
+    assert decision.order.attempts[0].state is AttemptState.FAILED
+    assert told(decision.order, paid_event()).state is OrderState.PAID, "should it be paid all the same"
+
+
+def test_a_refusal_of_a_fresh_credential_says_nothing_of_the_one_somebody_holds() -> None:
+    shown = told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, Credential("qr", "x", BORN_MS + 60)))
+    decision = decide(told(shown, pay(BORN_MS + 61)), SubmitRefused(BORN_MS + 99, 1, "PARAM_ERROR", "no"))
     assert decision.order.attempts[0].state is AttemptState.UNKNOWN
     assert decision.announce is None
 
@@ -264,10 +271,12 @@ def test_only_the_channels_word_closes_an_open_attempt() -> None:
     assert CLOSED.next_check_at_ms == BORN_MS + 70 + SCHEDULE.watch_ms[0]
 
 
-def test_not_found_closes_only_long_after_the_last_submission() -> None:
-    assert decide(CLOSING, ReportedNotFound(BORN_MS + 70, 1)).order is CLOSING
+def test_not_found_closes_only_what_nobody_could_pay_and_only_long_after() -> None:
+    never_answered = told(UNKNOWN, CloseRequested(BORN_MS + 60))
+    assert decide(never_answered, ReportedNotFound(BORN_MS + 70, 1)).order is never_answered
     final_ms = CLOSING.attempts[0].submitted_at_ms + SCHEDULE.not_found_final_ms
-    assert decide(CLOSING, ReportedNotFound(final_ms, 1)).order.state is OrderState.CLOSED
+    assert decide(never_answered, ReportedNotFound(final_ms, 1)).order.state is OrderState.CLOSED
+    assert decide(CLOSING, ReportedNotFound(final_ms, 1)).order is CLOSING, "somebody holds a credential"
 
 
 def test_the_channel_closing_by_itself_leaves_the_order_payable() -> None:
@@ -384,6 +393,10 @@ SAMPLES = [
     msgspec.structs.replace(CLOSED, content=msgspec.structs.replace(CONTENT, late_payment=LatePolicy.HOLD)),
     msgspec.structs.replace(CLOSING, state=OrderState.EXCEPTION, reason=Reason.UNKNOWN_OUTCOME),
     msgspec.structs.replace(CLOSING, step=len(SCHEDULE.closing_ms) - 1),
+    told(UNKNOWN, CloseRequested(BORN_MS + 60)),
+    msgspec.structs.replace(
+        told(UNKNOWN, CloseRequested(BORN_MS + 60)), state=OrderState.EXCEPTION, reason=Reason.UNKNOWN_OUTCOME
+    ),
 ]
 
 

@@ -265,6 +265,13 @@ def test_money_of_another_account_is_stated_under_that_account(field, value):
     assert value in outcome.payment.account
 
 
+def test_a_live_answer_about_an_unpaid_trade_names_no_currency_and_empty_fields():
+    trade = {name: TRADE[name] for name in ("mchid", "appid", "out_trade_no")}
+    live = {**trade, "trade_state": "NOTPAY", "amount": {"payer_currency": "CNY", "total": 100}, "transaction_id": ""}
+    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**live, "success_time": "", "attach": ""}))
+    assert outcome == NotPaid()
+
+
 @pytest.mark.parametrize("state", ["NOTPAY", "CLOSED"])
 @pytest.mark.parametrize("field", ["mchid", "appid"])
 def test_an_unpaid_trade_of_another_account_says_nothing(field, state):
