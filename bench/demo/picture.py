@@ -136,8 +136,6 @@ class Picture:
                 (f"{len(report.lost)}", "bold green" if not report.lost else "bold red"),
             )
         )
-        if not report.paid_at_channel:
-            self._print(Text("          nothing was paid: nothing is proven", "bold yellow"))
         for name in ("lost", "double", "phantom", "mismatch"):
             self._findings(name, getattr(report, name))
 
@@ -157,6 +155,8 @@ def _verdict_line(report: Report) -> Text:
     line = Text("audit     channel, gateway, shop:  ")
     for name, count in counts:
         line.append(f"{name} {count}   ", "bold red" if count else "green")
+    if not report.paid_at_channel:
+        return line.append("nothing was paid: nothing is proven", "bold yellow")
     return line.append("PASS" if report.passed else "FAIL", "bold green" if report.passed else "bold red")
 
 
