@@ -94,7 +94,7 @@ class Proof:
             killer.cancel()
             raise
         if self._drain.is_set():
-            self._picture.say("stopping", "no more orders; what is under way settles, then the audit. Again: end at once")
+            self._picture.say("stopping", "no more orders; the rest settles, then the audit. Ctrl-C again ends at once")
             self._stage.close_tills()
         await killer
 
