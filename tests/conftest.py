@@ -7,7 +7,9 @@ import asyncio
 import itertools
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ from gateway.storage.migrate import migrate, seed_statistics
 
 T = TypeVar("T")
 TEMPLATE = "holdfast_template"
+DATABASES_AHEAD = 2
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,13 +61,51 @@ def postgres(servers_root: Path) -> Iterator[Postgres]:
         _run(server.stop(force=True))
 
 
+class Databases:
+    """Copies of the template, each made and dropped beside the tests by one thread, a few ahead of its use."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._worker = ThreadPoolExecutor(1)
+        self._ready = deque(self._order() for _ in range(DATABASES_AHEAD))
+
+    def take(self) -> str:
+        """The name of one that nobody has used."""
+        self._ready.append(self._order())
+        return self._ready.popleft().result()
+
+    def drop(self, name: str) -> None:
+        """Nobody needs it any more."""
+        self._worker.submit(_run, _execute(self._url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+    def close(self) -> None:
+        """Wait for what is under way; the rest goes with the server."""
+        for ordered in self._ready:
+            ordered.cancel()
+        self._worker.shutdown()
+
+    def _order(self) -> Future[str]:
+        return self._worker.submit(self._make, f"test_{next(_numbers)}")
+
+    def _make(self, name: str) -> str:
+        _run(_execute(self._url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+        return name
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: Postgres) -> Iterator[Databases]:
+    """Databases for the tests of this session."""
+    made = Databases(postgres.url)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def database_url(postgres: Postgres) -> Iterator[str]:
+def database_url(postgres: Postgres, databases: Databases) -> Iterator[str]:
     """A fresh migrated database of this test's own."""
-    name = f"test_{next(_numbers)}"
-    _run(_execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    name = databases.take()
     yield _database(postgres.url, name)
-    _run(_execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)"))
+    databases.drop(name)
 
 
 @pytest.fixture

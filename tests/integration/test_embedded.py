@@ -48,6 +48,26 @@ def root() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(scope="module")
+def made_once() -> Iterator[Path]:
+    """The data directory of a server that was started once and stopped."""
+
+    async def make(directory: Path) -> None:
+        async with running(directory):
+            pass
+
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            runner.run(make(Path(directory)))
+        yield Path(directory) / "pg/data"
+
+
+@pytest.fixture
+def initialised(root: Path, made_once: Path) -> None:
+    """For tests that are not about initdb: it has been run."""
+    shutil.copytree(made_once, root / "pg/data")
+
+
 @asynccontextmanager
 async def running(root: Path, *, durable: bool = False) -> AsyncIterator[Postgres]:
     server = Postgres(root, durable=durable, die_with_parent=True)
@@ -125,6 +145,7 @@ async def test_a_fresh_server_is_durable_and_set_as_we_want_it(root: Path) -> No
         assert await ask(server.url, "SELECT datlocale FROM pg_database WHERE datname = 'postgres'") == "C.UTF-8"
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_a_stopped_server_starts_again_with_what_it_held(root: Path) -> None:
     async with running(root) as server:
         await ask(server.url, "CREATE TABLE kept AS SELECT 7 AS number")
@@ -133,6 +154,7 @@ async def test_a_stopped_server_starts_again_with_what_it_held(root: Path) -> No
         assert await ask(server.url, "SELECT number FROM kept") == 7
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_an_immediate_restart_recovers_what_was_committed(root: Path) -> None:
     async with running(root, durable=True) as server:
         await ask(server.url, "CREATE TABLE kept AS SELECT 7 AS number")
@@ -142,6 +164,7 @@ async def test_an_immediate_restart_recovers_what_was_committed(root: Path) -> N
         assert await ask(server.url, "SELECT number FROM kept") == 7
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_a_killed_server_with_all_its_children_starts_again(root: Path) -> None:
     """Its parent does not reap it here, so it stays a zombie: PostgreSQL itself would call that a running server."""
     async with user_process(root) as holder:
@@ -155,6 +178,7 @@ async def test_a_killed_server_with_all_its_children_starts_again(root: Path) ->
             assert server.pid not in {None, pid}
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_a_killed_postmaster_is_replaced_only_when_its_children_are_gone(root: Path) -> None:
     async with running(root) as server:
         pid = server.pid
@@ -167,6 +191,7 @@ async def test_a_killed_postmaster_is_replaced_only_when_its_children_are_gone(r
         assert await ask(server.url, "SELECT 1") == 1
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_a_process_id_that_now_belongs_to_another_program_is_not_the_server(root: Path) -> None:
     async with running(root) as server:
         kill_with_children(server.pid or 0)
@@ -186,6 +211,7 @@ async def test_a_locale_this_machine_does_not_have_changes_nothing(root: Path) -
         assert await ask(url, "SELECT '中文'") == "中文"
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_four_processes_that_start_at_once_share_one_server_and_the_last_stops_it(root: Path) -> None:
     async with AsyncExitStack() as stack:
         users = [await stack.enter_async_context(user_process(root)) for _ in range(4)]
@@ -201,6 +227,7 @@ async def test_four_processes_that_start_at_once_share_one_server_and_the_last_s
         assert not any(command_of(pid) for pid in pids)
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_the_server_outlives_a_killed_process_and_the_next_one_attaches(root: Path) -> None:
     async with user_process(root) as process:
         pid = int(answer(process)["pids"][0])
@@ -210,6 +237,7 @@ async def test_the_server_outlives_a_killed_process_and_the_next_one_attaches(ro
     assert command_of(pid) == ""
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_what_a_killed_process_left_running_can_be_stopped_but_not_under_its_users(root: Path) -> None:
     command = [sys.executable, "-m", "gateway.embedded", str(root)]
     async with user_process(root) as process:
@@ -225,6 +253,7 @@ async def test_what_a_killed_process_left_running_can_be_stopped_but_not_under_i
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+@pytest.mark.usefixtures("initialised")
 async def test_a_server_that_shall_die_with_its_parent_does(root: Path) -> None:
     async with user_process(root, USER.replace("durable=False", "die_with_parent=True")) as process:
         pid = int(answer(process)["pids"][0])
@@ -274,6 +303,7 @@ async def test_a_kill_during_initdb_leaves_nothing_half_made(root: Path) -> None
     assert not list((root / "pg").glob("data.new-*"))
 
 
+@pytest.mark.usefixtures("initialised")
 async def test_a_server_that_can_not_start_says_why_with_the_end_of_its_log(root: Path) -> None:
     async with running(root):
         pass
