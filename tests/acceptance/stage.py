@@ -189,7 +189,6 @@ class Stage:
         self._channel_options = channel
         self._overrides = overrides
         self._merchant: MerchantFiles
-        self._ports: set[int] = set()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Stage":
@@ -211,7 +210,7 @@ class Stage:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
         )
         await self._start_channel()
-        port, door = free_port(self._ports), free_port(self._ports)
+        port, door = free_port(_ports), free_port(_ports)
         self._write_config(f"http://127.0.0.1:{port}")
         self.gateways.append(self._gateway("gateway", port))
         await self._start_shop(await self._add_app(f"http://127.0.0.1:{door}/webhooks"), door)
@@ -225,7 +224,7 @@ class Stage:
 
     async def add_gateway(self) -> Gateway:
         """Another process over the same databases; from now on notifications come to either, through a balancer."""
-        gateway = self._gateway(f"gateway{len(self.gateways) + 1}", free_port(self._ports))
+        gateway = self._gateway(f"gateway{len(self.gateways) + 1}", free_port(_ports))
         self.gateways.append(gateway)
         balancer = await self._stack.enter_async_context(Balancer([each.url for each in self.gateways]))
         for each in self.gateways:
@@ -500,6 +499,9 @@ def send(pids: list[int], number: signal.Signals) -> None:
     """A signal to processes of this stage, by their ids."""
     for pid in pids:
         os.kill(pid, number)
+
+
+_ports: set[int] = set()  # of all stages: a port whose gateway has just been killed looks free
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
