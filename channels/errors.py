@@ -3,6 +3,7 @@
 ChannelError
 ├── NoAnswer               thrown into a flow: the request got no usable answer
 ├── NotificationRejected   a notification is not believed
+├── StatementUnreadable    a statement does not have the platform's shape; says where
 └── KeyMaterialError       a key or certificate can't be used; says which and why
 """
 
@@ -29,6 +30,10 @@ class NotificationRejected(ChannelError):
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.serial = serial
+
+
+class StatementUnreadable(ChannelError):
+    """A statement does not have the shape that the platform documents; the message names the line or column."""
 
 
 class KeyMaterialError(ChannelError):

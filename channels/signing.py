@@ -32,6 +32,15 @@ class Certificate(msgspec.Struct, frozen=True):
     public_key: RSAPublicKey
 
 
+class DatedFile(msgspec.Struct, frozen=True):
+    """A key file in use and, of a certificate, when it is valid: what an operator wants to know before it is not."""
+
+    where: str
+    what: str
+    not_before_s: int | None = None
+    not_after_s: int | None = None
+
+
 def load_private_key(pem: bytes, where: str) -> RSAPrivateKey:
     """Read an unencrypted RSA private key (PKCS#8 or PKCS#1).
 

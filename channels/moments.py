@@ -1,0 +1,54 @@
+"""Times between unix seconds and the texts of the wire. All three platforms live in Beijing's time, without summers."""
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Final
+
+CHINA: Final = timezone(timedelta(hours=8))
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_PLAIN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
+_COMPACT = re.compile(r"\d{14}", re.ASCII)
+
+
+def rfc3339(unix_s: int) -> str:
+    """As WeChat Pay writes it: `2026-11-21T10:00:00+08:00`."""
+    return datetime.fromtimestamp(unix_s, CHINA).isoformat()
+
+
+def plain(unix_s: int) -> str:
+    """As Alipay writes it: `2026-11-21 10:00:00`."""
+    return datetime.fromtimestamp(unix_s, CHINA).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def compact(unix_s: int) -> str:
+    """As UnionPay writes it: `20261121100000`."""
+    return datetime.fromtimestamp(unix_s, CHINA).strftime("%Y%m%d%H%M%S")
+
+
+def of_rfc3339(text: str) -> int | None:
+    """Whole unix seconds of a time with an offset; None if it is anything else."""
+    if not _RFC3339.fullmatch(text):
+        return None
+    try:
+        return (datetime.fromisoformat(text) - _EPOCH) // timedelta(seconds=1)
+    except (ValueError, OverflowError):
+        return None
+
+
+def of_plain(text: str) -> int | None:
+    """Unix seconds of what `plain` writes; None if it is anything else."""
+    return _beijing(text, "%Y-%m-%d %H:%M:%S") if _PLAIN.fullmatch(text) else None
+
+
+def of_compact(text: str) -> int | None:
+    """Unix seconds of what `compact` writes; None if it is anything else."""
+    return _beijing(text, "%Y%m%d%H%M%S") if _COMPACT.fullmatch(text) else None
+
+
+def _beijing(text: str, shape: str) -> int | None:
+    try:
+        moment = datetime.strptime(text, shape).replace(tzinfo=CHINA)
+    except ValueError:
+        return None
+    return (moment - _EPOCH) // timedelta(seconds=1)
