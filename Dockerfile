@@ -6,7 +6,7 @@ WORKDIR /build
 COPY requirements.lock .
 # What pyproject.toml's `dependencies` come to, picked out of the one lock with their hashes.
 ARG RUNTIME="aiohappyeyeballs aiohttp aiosignal asyncpg attrs cffi click cryptography frozenlist idna msgspec multidict \
-    orjson prometheus-client propcache pycparser redis structlog uvloop yarl"
+    orjson prometheus-client propcache pycparser redis segno structlog uvloop yarl"
 RUN awk -v names="$RUNTIME" \
         'BEGIN { split(names, list, /[ \n]+/); for (i in list) wanted[list[i]] } \
          /^[a-z]/ { split($0, name, "=="); keep = name[1] in wanted } \
