@@ -3,34 +3,37 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from channels.simulator import envelope
-from channels.simulator.credentials import PlatformCredentials
-from channels.simulator.faults import Faults, NotificationPlan, Variant, plan_notification
-from channels.simulator.trades import AnyEntry, NotificationDropped, Notified, Trade
+from channels.simulator.faults import Faults, NotificationPlan, plan_notification
+from channels.simulator.platform import Moment, Platform
+from channels.simulator.trades import AnyEntry, NotificationDropped, Notified, Trade, about
 
-RETRY_AFTER_S = (15, 15, 30, 180, 600, 1200, 1800, 1800, 1800, 3600, 10800, 10800, 10800, 21600, 21600)
-ANSWER_WITHIN_S = 5.0
 HELD_MAX_S = 5.0  # an overtaken notification goes out after this even if nothing overtook it
 DUPLICATE_AFTER_S = 0.05
 CONCURRENT_MAX = 64
+ANSWER_BYTES_MAX = 65536
 
 
 class Delivery:
-    """All notifications under way. `record` applies an entry and appends it to the ledger."""
+    """All notifications under way. `record` applies an entry and appends it to the ledger; `faults` are now's."""
 
     def __init__(
-        self, credentials: PlatformCredentials, seed: int, time_scale: float, record: Callable[[AnyEntry], Trade]
+        self,
+        platforms: Mapping[str, Platform],
+        faults: Mapping[str, Faults],
+        seed: int,
+        time_scale: float,
+        record: Callable[[AnyEntry], Trade],
     ) -> None:
-        self.faults = Faults()
-        self._credentials = credentials
+        self._platforms = platforms
+        self._faults = faults
         self._seed = seed
         self._time_scale = time_scale
         self._record = record
-        self._held: dict[tuple[str, str], tuple[Trade, NotificationPlan]] = {}
+        self._held: dict[tuple[str, ...], tuple[Trade, str, NotificationPlan]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -38,9 +41,7 @@ class Delivery:
     async def start(self) -> None:
         """Open the connection pool."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONCURRENT_MAX),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S),
-            auto_decompress=False,
+            connector=aiohttp.TCPConnector(limit=CONCURRENT_MAX), auto_decompress=False
         )
 
     async def stop(self) -> None:
@@ -53,60 +54,67 @@ class Delivery:
         if self._session is not None:
             await self._session.close()
 
-    def begin(self, trade: Trade) -> None:
-        """Start telling the merchant that a trade was paid, with whatever goes wrong on the way."""
-        plan = plan_notification(self.faults, self._seed, trade.subject)
+    def begin(self, trade: Trade, topic: str = "") -> None:
+        """Start telling the merchant of a payment, or of the refund named by `topic`, with all that goes wrong."""
+        platform, faults = self._platforms[trade.made.channel], self._faults[trade.made.channel]
+        if platform.notice(trade, topic, "", faults, _moment()) is None:
+            return
+        subject = f"{trade.subject} {topic}" if topic else trade.subject
+        plan = plan_notification(faults, platform.variants, self._seed, subject)
         if plan.dropped:
-            made = trade.made
-            self._record(NotificationDropped(at=time.time(), mchid=made.mchid, out_trade_no=made.out_trade_no))
+            self._record(NotificationDropped(at=time.time(), topic=topic, **about(trade)))
         elif plan.overtaken:
-            self._held[_key(trade)] = trade, plan
-            self._later(HELD_MAX_S, lambda: self._release(_key(trade)))
+            self._held[(*trade.key, topic)] = trade, topic, plan
+            self._later(HELD_MAX_S, lambda: self._release((*trade.key, topic)))
         else:
-            self._later(plan.delay_s, lambda: self._run(trade, plan))
+            self._later(plan.delay_s, lambda: self._run(trade, topic, plan))
 
-    async def send_once(self, trade: Trade, variant: Variant = Variant.GENUINE) -> int:
-        """One delivery; the receiver's status, 0 if it did not answer."""
+    async def send_once(self, trade: Trade, topic: str = "", variant: str = "") -> tuple[int, bytes]:
+        """One delivery; the receiver's status and body, 0 if it did not answer."""
         assert self._session is not None
-        merchant = self._credentials.merchants[trade.made.mchid]
-        seal = envelope.notification_seal(self._credentials, self.faults, self._seed, trade.subject)
-        body = envelope.notice(merchant, trade)
-        message = envelope.deliver(seal, body, variant, int(time.time()), secrets.token_hex(16))
+        platform = self._platforms[trade.made.channel]
+        message = platform.notice(trade, topic, variant, self._faults[trade.made.channel], _moment())
+        if message is None:
+            return 0, b""
         try:
             async with self._session.post(
-                trade.made.notify_url, data=message.body, headers=message.headers, allow_redirects=False
+                message.url,
+                data=message.body,
+                headers=message.headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=platform.answer_within_s),
             ) as answer:
-                await answer.read()
-                return answer.status
+                return answer.status, await answer.content.read(ANSWER_BYTES_MAX)
         except (aiohttp.ClientError, TimeoutError, ValueError):  # ValueError: an address that is none
-            return 0
+            return 0, b""
 
-    def _release(self, key: tuple[str, str]) -> None:
-        trade_and_plan = self._held.pop(key, None)
-        if trade_and_plan is not None:
-            self._run(*trade_and_plan)
+    def _release(self, key: tuple[str, ...]) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._run(*held)
 
-    def _run(self, trade: Trade, plan: NotificationPlan) -> None:
-        task = asyncio.ensure_future(self._deliver(trade, plan))
+    def _run(self, trade: Trade, topic: str, plan: NotificationPlan) -> None:
+        task = asyncio.ensure_future(self._deliver(trade, topic, plan))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, trade: Trade, plan: NotificationPlan) -> None:
+    async def _deliver(self, trade: Trade, topic: str, plan: NotificationPlan) -> None:
+        platform = self._platforms[trade.made.channel]
         for variant in plan.false_starts:
-            await self.send_once(trade, variant)
-        for wait_s in (*RETRY_AFTER_S, None):
-            status = await self.send_once(trade)
+            await self.send_once(trade, topic, variant)
+        for wait_s in (*platform.retry_after_s, None):
+            status, body = await self.send_once(trade, topic)
             for overtaken in list(self._held):
                 self._release(overtaken)
-            if 200 <= status < 300:
+            if platform.acknowledged(status, body):
                 break
             if wait_s is None:
                 return
             await asyncio.sleep(wait_s * self._time_scale)
-        self._record(Notified(at=time.time(), mchid=trade.made.mchid, out_trade_no=trade.made.out_trade_no))
+        self._record(Notified(at=time.time(), topic=topic, **about(trade)))
         for _ in range(plan.duplicates):
             await asyncio.sleep(DUPLICATE_AFTER_S)
-            await self.send_once(trade)
+            await self.send_once(trade, topic)
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         def run() -> None:
@@ -117,5 +125,5 @@ class Delivery:
         self._timers.add(timer)
 
 
-def _key(trade: Trade) -> tuple[str, str]:
-    return trade.made.mchid, trade.made.out_trade_no
+def _moment() -> Moment:
+    return Moment(time.time(), secrets.token_hex(16), secrets.randbelow(1000) / 1000)

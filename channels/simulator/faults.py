@@ -5,7 +5,7 @@ numbers: two merchants who sell the same things to the same people meet the same
 """
 
 import hashlib
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -13,18 +13,23 @@ import msgspec
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 
+TIMEOUT = "timeout"
+
 
 class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Shares (0 to 1) of trades, notifications or requests that meet each fault.
+    """Shares (0 to 1) of trades, notifications or requests that meet each fault; what every platform knows.
 
-    Of trades, by their notification: `drop` it never arrives, nor do its retries; `duplicate` it arrives again after it
-    was acknowledged; `delay_s` it waits up to so long; `out_of_order` it waits until a later one was sent; `tamper`,
-    `probe`, `stale`, `wrong_serial`: a bit flipped, a SIGNTEST signature, an old timestamp, a serial nobody knows come
-    first and the genuine one after them. `certificate_share`: signed by a platform certificate instead of the public
-    key; `rotation`: of what certificates sign, by the new one, which is also listed as soon as this is above 0.
+    Of notifications: `drop` it never arrives, nor do its retries; `duplicate` it arrives again after it was
+    acknowledged; `delay_s` it waits up to so long; `out_of_order` it waits until a later one was sent; `tamper` one
+    with a bit flipped comes first and the genuine one after it.
 
     Of requests: `error_before`, `error_after` a 500 without and with the request executed; `timeout` executed, never
-    answered; `rate_limited` a 429; `accepted` a 202, not executed; `slow` answered up to `slow_s` later.
+    answered; `rate_limited` too many, not executed; `slow` answered up to `slow_s` later.
+
+    Of closes: `close_race` the payer pays just before the close arrives. Of statements: `bill_not_ready`, and lines
+    that are `bill_missing`, `bill_extra` or say another amount (`bill_amount`).
+
+    A platform's own faults are the fields that its own struct adds.
     """
 
     drop: Share = 0.0
@@ -32,47 +37,26 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay_s: Seconds = 0.0
     out_of_order: Share = 0.0
     tamper: Share = 0.0
-    probe: Share = 0.0
-    stale: Share = 0.0
-    wrong_serial: Share = 0.0
-    certificate_share: Share = 0.0
-    rotation: Share = 0.0
     error_before: Share = 0.0
     error_after: Share = 0.0
     timeout: Share = 0.0
     rate_limited: Share = 0.0
-    accepted: Share = 0.0
     slow: Share = 0.0
     slow_s: Seconds = 2.0
-
-
-class RequestFault(StrEnum):
-    """What happens to one request besides its answer."""
-
-    ERROR_BEFORE = "error_before"
-    ERROR_AFTER = "error_after"
-    TIMEOUT = "timeout"
-    RATE_LIMITED = "rate_limited"
-    ACCEPTED = "accepted"
-
-
-class Variant(StrEnum):
-    """How one delivery of a notification looks."""
-
-    GENUINE = "genuine"
-    TAMPERED = "tampered"
-    PROBE = "probe"
-    STALE = "stale"
-    WRONG_SERIAL = "wrong_serial"
+    close_race: Share = 0.0
+    bill_not_ready: Share = 0.0
+    bill_missing: Share = 0.0
+    bill_extra: Share = 0.0
+    bill_amount: Share = 0.0
 
 
 class NotificationPlan(msgspec.Struct, frozen=True):
-    """What will happen to one trade's notification."""
+    """What will happen to one notification."""
 
     dropped: bool
     delay_s: float
     overtaken: bool
-    false_starts: tuple[Variant, ...]
+    false_starts: tuple[str, ...]
     duplicates: int
 
 
@@ -82,31 +66,27 @@ def draw(seed: int, *labels: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def plan_notification(faults: Faults, seed: int, subject: str) -> NotificationPlan:
-    """Decide a trade's notification at once, so that retries do not draw again."""
-    false_starts = (
-        (Variant.TAMPERED, faults.tamper),
-        (Variant.PROBE, faults.probe),
-        (Variant.STALE, faults.stale),
-        (Variant.WRONG_SERIAL, faults.wrong_serial),
-    )
+def plan_notification(faults: Faults, variants: tuple[str, ...], seed: int, subject: str) -> NotificationPlan:
+    """Decide a notification at once, so that retries do not draw again."""
     duplicated = draw(seed, "duplicate", subject) < faults.duplicate
     return NotificationPlan(
         dropped=draw(seed, "drop", subject) < faults.drop,
         delay_s=draw(seed, "delay", subject) * faults.delay_s,
         overtaken=draw(seed, "out_of_order", subject) < faults.out_of_order,
-        false_starts=tuple(variant for variant, share in false_starts if draw(seed, variant, subject) < share),
+        false_starts=tuple(name for name in variants if draw(seed, name, subject) < getattr(faults, name)),
         duplicates=1 + int(draw(seed, "duplicates", subject) * 3) if duplicated else 0,
     )
 
 
-def request_fault(faults: Faults, seed: int, subject: str, verb: str, call: int) -> RequestFault | None:
+def request_fault(
+    faults: Faults, names: Mapping[str, bool], seed: int, subject: str, verb: str, call: int
+) -> str | None:
     """What happens to the `call`-th request of this verb about this subject: at most one fault."""
     left = draw(seed, "request", subject, verb, str(call))
-    for fault in RequestFault:
-        left -= getattr(faults, fault)
+    for name in names:
+        left -= getattr(faults, name)
         if left < 0:
-            return fault
+            return name
     return None
 
 

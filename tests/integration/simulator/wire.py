@@ -1,9 +1,9 @@
-"""What the simulator's tests share: our own channel over a real socket, and a merchant who receives notifications."""
+"""What the simulator's tests share: one of our channels over a real socket, a merchant who receives notifications."""
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -14,36 +14,26 @@ from aiohttp import web
 from msgspec import Struct
 from yarl import URL
 
-from channels.contract import ChannelPayment, Flow, Paid, PaymentRequest, Request, Response, Stamp
+from channels.contract import (
+    AttemptKey,
+    Channel,
+    Flow,
+    Notified,
+    Paid,
+    PaymentRequest,
+    RefundKey,
+    RefundRequest,
+    Request,
+    Response,
+    Stamp,
+)
 from channels.errors import NoAnswer, NotificationRejected
-from channels.simulator.credentials import MerchantFiles
-from channels.simulator.faults import Faults
 from channels.simulator.payers import Payers
 from channels.simulator.server import Settings, Simulator
-from channels.wechatpay import WeChatPay, load_credentials
 
 NOBODY = Payers(rate=0.0)
 AT_ONCE = Payers(rate=1.0, after_min_s=0.0, after_max_s=0.0)
 WITHIN_S = 20.0  # whatever a test waits for comes within this or has failed
-
-
-def channel_of(files: MerchantFiles, *, certificates_only: bool = False) -> WeChatPay:
-    """The channel a configuration with these files would make."""
-    public = {} if certificates_only else {"public_key_id": files.public_key_id}
-    if public:
-        public["public_key_pem"] = Path(files.public_key_file).read_bytes()
-    return WeChatPay(
-        load_credentials(
-            mchid=files.mchid,
-            appid=files.appid,
-            merchant_serial=files.merchant_serial,
-            private_key_pem=Path(files.private_key_file).read_bytes(),
-            api_v3_key=Path(files.api_v3_key_file).read_bytes(),
-            platform_certificates_pem={name: Path(name).read_bytes() for name in files.platform_certificates},
-            now_s=int(time.time()),
-            **public,
-        )
-    )
 
 
 class Received(Struct):
@@ -51,7 +41,7 @@ class Received(Struct):
 
     headers: dict[str, str]
     body: bytes
-    payment: ChannelPayment | None
+    payment: Notified | None
     reason: str
     status: int
 
@@ -59,7 +49,7 @@ class Received(Struct):
 class Inbox:
     """A merchant's notification address: believes with its channel, answers 503 as often as told first."""
 
-    def __init__(self, channel: WeChatPay) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.failures_left = 0
         self.url = ""
@@ -89,7 +79,7 @@ class Inbox:
 
 
 @asynccontextmanager
-async def inbox(channel: WeChatPay) -> AsyncIterator[Inbox]:
+async def inbox(channel: Channel) -> AsyncIterator[Inbox]:
     """An inbox on a port of its own."""
     box = Inbox(channel)
     runner = web.ServerRunner(web.Server(box.serve))
@@ -103,7 +93,7 @@ async def inbox(channel: WeChatPay) -> AsyncIterator[Inbox]:
 class Wire:
     """Drives our channel's flows against a simulator at a URL."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, channel: WeChatPay) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, channel: Channel) -> None:
         self._session = session
         self.url = url
         self.channel = channel
@@ -124,7 +114,7 @@ class Wire:
 
     async def send(self, request: Request) -> Response:
         """One request, its target and body exactly as they are."""
-        url = URL(self.url + request.target, encoded=True)
+        url = URL((request.origin or self.url) + request.target, encoded=True)
         async with self._session.request(
             request.method, url, data=request.body or None, headers=request.headers
         ) as answer:
@@ -132,13 +122,22 @@ class Wire:
             return Response(answer.status, headers, await answer.read())
 
     async def pay(self, number: str, notify_url: str = "http://127.0.0.1:9/none", **how: Any) -> Any:
-        return await self.run(self.channel.pay(prepay(number, notify_url, **how), stamp()))
+        return await self.run(self.channel.pay(payment(number, notify_url, **how), stamp()))
 
-    async def query(self, number: str) -> Any:
-        return await self.run(self.channel.query(number, stamp()))
+    async def query(self, number: str, **how: Any) -> Any:
+        return await self.run(self.channel.query(attempt(number, **how), stamp()))
 
-    async def close(self, number: str) -> Any:
-        return await self.run(self.channel.close(number, stamp()))
+    async def close(self, number: str, **how: Any) -> Any:
+        return await self.run(self.channel.close(attempt(number, **how), stamp()))
+
+    async def refund(self, request: RefundRequest) -> Any:
+        return await self.run(self.channel.refund(request, stamp()))
+
+    async def query_refund(self, refund: RefundKey) -> Any:
+        return await self.run(self.channel.query_refund(refund, stamp()))
+
+    async def statement(self, day: str) -> Any:
+        return await self.run(self.channel.statement(day, stamp()))
 
     async def until_paid(self, number: str) -> None:
         """Ask until the trade is paid."""
@@ -153,10 +152,29 @@ class Wire:
             return await answer.json()
 
 
-def prepay(number: str, notify_url: str, *, subject: str = "", amount: int = 100, in_s: int = 600) -> PaymentRequest:
+STARTED_S = int(time.time())  # of every attempt in a test session, unless it says otherwise: calls must agree on it
+LIFE_S = 7200
+
+
+def attempt(number: str, *, method: str = "native", started_s: int = STARTED_S, life_s: int = LIFE_S) -> AttemptKey:
+    """What names an attempt."""
+    return AttemptKey(number, method, started_s, started_s + life_s)
+
+
+def payment(
+    number: str,
+    notify_url: str,
+    *,
+    subject: str = "",
+    amount: int = 100,
+    params: dict[str, str] | None = None,
+    return_url: str = "",
+    **how: Any,
+) -> PaymentRequest:
     """A request to let somebody pay."""
-    expires_at_s = int(time.time()) // 3600 * 3600 + 7200 if in_s == 600 else int(time.time()) + in_s
-    return PaymentRequest(number, "native", amount, "CNY", subject or f"thing {number}", notify_url, expires_at_s)
+    return PaymentRequest(
+        attempt(number, **how), amount, "CNY", subject or f"thing {number}", notify_url, return_url, params or {}
+    )
 
 
 def stamp() -> Stamp:
@@ -166,10 +184,23 @@ def stamp() -> Stamp:
 
 @asynccontextmanager
 async def simulator(
-    folder: Path, channel: WeChatPay, *, faults: Faults | None = None, payers: Payers = NOBODY, seed: int = 1
+    folder: Path,
+    channel: Channel,
+    *,
+    faults: Mapping[str, Any] | None = None,
+    payers: Payers = NOBODY,
+    seed: int = 1,
+    refund_after_s: float = 0.05,
 ) -> AsyncIterator[Wire]:
     """A simulator in this process on a real port, and our channel connected to it."""
-    settings = Settings(folder=folder, seed=seed, time_scale=0.002, faults=faults or Faults(), payers=payers)
+    settings = Settings(
+        folder=folder,
+        seed=seed,
+        time_scale=0.002,
+        faults=faults or {},
+        payers=payers,
+        refund_after_s=refund_after_s,
+    )
     running = Simulator(settings)
     url = await running.start()
     async with aiohttp.ClientSession() as session:

@@ -1,16 +1,18 @@
-"""How the platform signs: answers over the raw body, notifications over a sealed one, or wrongly on purpose. Pure."""
+"""How WeChat Pay signs: answers over the raw body, notifications over a sealed one, or wrongly on purpose. Pure."""
 
 import hashlib
-from collections.abc import Mapping
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from channels import signing
-from channels.simulator.credentials import Merchant, PlatformCredentials
-from channels.simulator.faults import Faults, Variant, draw
-from channels.simulator.trades import Trade
-from channels.simulator.wechat import CLOCK_SKEW_S, SCHEME, rfc3339, transaction
+from channels.moments import rfc3339
+from channels.simulator.faults import draw
+from channels.simulator.wechat_faults import WechatFaults
+from channels.simulator.wechat_keys import Merchant, PlatformKeys
+
+SCHEME = "WECHATPAY2-SHA256-RSA2048"
+CLOCK_SKEW_S = 300
 
 
 class Seal(msgspec.Struct, frozen=True):
@@ -20,35 +22,36 @@ class Seal(msgspec.Struct, frozen=True):
     private_key: RSAPrivateKey
 
 
-class Message(msgspec.Struct, frozen=True):
-    """Headers and body, as they go out."""
+class Notice(msgspec.Struct, frozen=True):
+    """What a notification is about: its kind and its plaintext."""
 
-    headers: dict[str, str]
-    body: bytes
+    event_type: str
+    summary: str
+    original_type: str
+    plaintext: bytes
+    at_s: int
 
 
-def answer_seal(credentials: PlatformCredentials, faults: Faults, asked: str, roll: float) -> Seal:
+def answer_seal(keys: PlatformKeys, faults: WechatFaults, asked: str, roll: float) -> Seal:
     """The key that signs an answer: the one the request's `Wechatpay-Serial` names, else a platform certificate.
 
     Args:
         asked: the request's `Wechatpay-Serial`, may be empty.
         roll: a number in [0, 1) that decides between the certificates while they rotate.
     """
-    if asked == credentials.public_key_id:
-        return Seal(credentials.public_key_id, credentials.private_key)
-    for certificate in credentials.certificates:
+    if asked == keys.public_key_id:
+        return Seal(keys.public_key_id, keys.private_key)
+    for certificate in keys.certificates:
         if certificate.serial == asked:
             return Seal(certificate.serial, certificate.private_key)
-    certificate = credentials.certificates[1 if roll < faults.rotation else 0]
+    certificate = keys.certificates[1 if roll < faults.rotation else 0]
     return Seal(certificate.serial, certificate.private_key)
 
 
-def notification_seal(credentials: PlatformCredentials, faults: Faults, seed: int, subject: str) -> Seal:
+def notification_seal(keys: PlatformKeys, faults: WechatFaults, seed: int, subject: str) -> Seal:
     """The key that signs a trade's notification, drawn like its faults."""
     by_certificate = draw(seed, "certificate", subject) < faults.certificate_share
-    return answer_seal(
-        credentials, faults, "" if by_certificate else credentials.public_key_id, draw(seed, "rotation", subject)
-    )
+    return answer_seal(keys, faults, "" if by_certificate else keys.public_key_id, draw(seed, "rotation", subject))
 
 
 def sign(seal: Seal, body: bytes, now_s: int, nonce: str) -> dict[str, str]:
@@ -63,41 +66,43 @@ def sign(seal: Seal, body: bytes, now_s: int, nonce: str) -> dict[str, str]:
     }
 
 
-def notice(merchant: Merchant, trade: Trade) -> bytes:
-    """The body of a payment notification. It is the same at every delivery, so its sealing nonce may be."""
-    plaintext = transaction(trade)
-    nonce = hashlib.sha256(plaintext).hexdigest()[:12]
-    identity = hashlib.sha256(f"notice {trade.made.mchid} {trade.made.out_trade_no}".encode()).hexdigest()
+def sealed(merchant: Merchant, notice: Notice, identity: str) -> bytes:
+    """The body of a notification. It is the same at every delivery, so its sealing nonce may be."""
+    nonce = hashlib.sha256(notice.plaintext).hexdigest()[:12]
+    digest = hashlib.sha256(f"notice {identity}".encode()).hexdigest()
+    associated_data = notice.original_type
     return msgspec.json.encode(
         {
-            "id": "-".join((identity[:8], identity[8:12], identity[12:16], identity[16:20], identity[20:32])),
-            "create_time": rfc3339(trade.paid.success_at if trade.paid else 0),
+            "id": "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32])),
+            "create_time": rfc3339(notice.at_s),
             "resource_type": "encrypt-resource",
-            "event_type": "TRANSACTION.SUCCESS",
-            "summary": "支付成功",
+            "event_type": notice.event_type,
+            "summary": notice.summary,
             "resource": {
-                "original_type": "transaction",
+                "original_type": notice.original_type,
                 "algorithm": "AEAD_AES_256_GCM",
-                "ciphertext": signing.seal(merchant.seal_key, nonce.encode(), b"transaction", plaintext),
-                "associated_data": "transaction",
+                "ciphertext": signing.seal(
+                    merchant.seal_key, nonce.encode(), associated_data.encode(), notice.plaintext
+                ),
+                "associated_data": associated_data,
                 "nonce": nonce,
             },
         }
     )
 
 
-def deliver(seal: Seal, body: bytes, variant: Variant, now_s: int, nonce: str) -> Message:
-    """One delivery of a notification, genuine or wrong in the named way."""
-    if variant is Variant.STALE:
+def deliver(seal: Seal, body: bytes, variant: str, now_s: int, nonce: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of one delivery, genuine (`variant` empty) or wrong in the named way."""
+    if variant == "stale":
         now_s -= CLOCK_SKEW_S + 60
     headers = sign(seal, body, now_s, nonce)
-    if variant is Variant.PROBE:
+    if variant == "probe":
         headers["Wechatpay-Signature"] = "WECHATPAY/SIGNTEST/" + headers["Wechatpay-Signature"][19:]
-    if variant is Variant.WRONG_SERIAL:
+    if variant == "wrong_serial":
         headers["Wechatpay-Serial"] = hashlib.sha1(nonce.encode(), usedforsecurity=False).hexdigest().upper()
-    if variant is Variant.TAMPERED:
+    if variant == "tamper":
         body = _flip_one_bit(headers, body, nonce)
-    return Message(headers=_with_type(headers), body=body)
+    return {"Content-Type": "application/json", "User-Agent": "Mozilla/4.0", **headers}, body
 
 
 def _flip_one_bit(headers: dict[str, str], body: bytes, nonce: str) -> bytes:
@@ -111,7 +116,3 @@ def _flip_one_bit(headers: dict[str, str], body: bytes, nonce: str) -> bytes:
         return body
     place = at % len(body)
     return body[:place] + bytes([body[place] ^ 1 << (at >> 8) % 8]) + body[place + 1 :]
-
-
-def _with_type(headers: Mapping[str, str]) -> dict[str, str]:
-    return {"Content-Type": "application/json", "User-Agent": "Mozilla/4.0", **headers}
