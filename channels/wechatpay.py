@@ -1,193 +1,76 @@
-"""WeChat Pay API v3, direct merchant, Native payments: the verbs of `contract.Channel` over that wire protocol.
+"""WeChat Pay API v3, direct merchant: the verbs of `contract.Channel` over that wire protocol, and what is believed.
 
-What the platform documents and what it really sends differ in places; each such place below says what is relied on.
-Two rules stand above all: an answer or notification is believed only after its signature over the raw bytes was
-verified (4xx and 5xx answers carry none), and only the codes listed in a table mean what the table says.
+What the platform documents and what it really sends differ in places; each such place, here and in `wechatpay_wire`,
+says what is relied on. Two rules stand above all: an answer or notification is believed only after its signature over
+the raw bytes was verified (4xx and 5xx answers carry none), and only the codes listed in a table mean what it says.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta, timezone
-from typing import Annotated, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from channels import signing
+from channels import moments, signing, wechatpay_bill, wechatpay_wire
 from channels.contract import (
     Accepted,
     Acknowledgement,
     AlreadyPaid,
-    ChannelPayment,
+    AttemptKey,
     ClosedAtChannel,
     CloseOutcome,
     Credential,
     Flow,
+    NoStatement,
     NotFound,
+    Notified,
     NotPaid,
     Paid,
     PaymentRequest,
     PayOutcome,
     QueryOutcome,
+    RefundKey,
+    RefundKnown,
+    RefundOutcome,
+    RefundQueryOutcome,
+    RefundRequest,
     Refused,
     RejectReason,
     Request,
     Response,
     Stamp,
+    StatementFile,
+    StatementNotReady,
+    StatementOutcome,
+    StatementRow,
     Unknown,
 )
 from channels.errors import KeyMaterialError, NoAnswer, NotificationRejected
-
-SCHEME: Final = "WECHATPAY2-SHA256-RSA2048"
-PROBE_PREFIX: Final = "WECHATPAY/SIGNTEST/"  # deliberately wrong signatures, to find merchants who do not verify
-CLOCK_SKEW_S: Final = 300
-CODE_URL_LIFE_S: Final = 2 * 3600
-EXPIRE_AFTER_MIN_S: Final = 60  # the platform raises anything earlier to one minute
-EXPIRE_AFTER_MAX_S: Final = 7 * 86400  # its pages disagree on the upper bound; all of them allow seven days
-DESCRIPTION_CHARS_MAX: Final = 127
-NOTIFY_URL_CHARS_MAX: Final = 255
-CERTIFICATES_MAX: Final = 16  # one, or two while they rotate
-CHINA: Final = timezone(timedelta(hours=8))
-
-# Error codes are compared without "_": older pages and services write ORDERNOTEXIST for ORDER_NOT_EXIST.
-
-# pay: codes by which the platform refuses the request itself. Not here, because the attempt may exist all the same or
-# the code says nothing about it: OUT_TRADE_NO_USED (an earlier send may have won), SIGN_ERROR (our key or clock),
-# FREQUENCY_LIMITED, RATELIMIT_EXCEEDED, SYSTEM_ERROR, SERVICE_UNAVAILABLE, and whatever is not documented.
-PAY_REFUSED: Final = frozenset(
-    {
-        "PARAMERROR",
-        "INVALIDREQUEST",
-        "APPIDMCHIDNOTMATCH",
-        "MCHNOTEXISTS",
-        "NOAUTH",
-        "RULELIMIT",
-        "TRADEERROR",
-        "ORDERCLOSED",
-    }
+from channels.wechatpay_keys import Credentials, load_credentials
+from channels.wechatpay_wire import (
+    CLOCK_SKEW_S,
+    PROBE_PREFIX,
+    SCHEME,
+    UNREADABLE,
+    Prepaid,
+    Problem,
+    Resource,
+    account_of,
+    encode,
+    payment_of,
+    problem_of,
+    refund_of,
 )
-ALREADY_PAID: Final = "ORDERPAID"
-ALREADY_CLOSED: Final = "ORDERCLOSED"
-NOT_FOUND: Final = "ORDERNOTEXIST"
 
-# query: what `trade_state` means. REFUND is a paid order with refunds, also partial ones; NOTPAY also follows a failed
-# try of the payer; PAYERROR and REVOKED end a bar code payment. A state that is not listed is unknown.
-STATES_PAID: Final = frozenset({"SUCCESS", "REFUND"})
-STATES_PAYABLE: Final = frozenset({"NOTPAY", "USERPAYING", "ACCEPT"})
-STATES_CLOSED: Final = frozenset({"CLOSED", "REVOKED", "PAYERROR"})
+__all__ = ["Credentials", "WeChatPay", "load_credentials"]
 
-
-class Credentials(msgspec.Struct, frozen=True):
-    """One merchant account. `verification_keys` maps what `Wechatpay-Serial` may name to the key it names."""
-
-    mchid: str
-    appid: str
-    merchant_serial: str
-    private_key: RSAPrivateKey
-    api_v3_key: bytes
-    verification_keys: Mapping[str, RSAPublicKey]
-    public_key_id: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Credentials(mchid={self.mchid!r}, appid={self.appid!r}, private_key=***, api_v3_key=***)"
-
-
-def load_credentials(
-    *,
-    mchid: str,
-    appid: str,
-    merchant_serial: str,
-    private_key_pem: bytes,
-    api_v3_key: bytes,
-    public_key_id: str | None = None,
-    public_key_pem: bytes | None = None,
-    platform_certificates_pem: Mapping[str, bytes] | None = None,
-    now_s: int,
-) -> Credentials:
-    """Build credentials from file contents; `platform_certificates_pem` maps a file's name (for messages) to its bytes.
-
-    Raises:
-        KeyMaterialError: naming the field or file and what is wrong with it.
-    """
-    if len(api_v3_key) != 32:
-        raise KeyMaterialError(f"api_v3_key: must be 32 bytes, has {len(api_v3_key)}")
-    if (public_key_id is None) != (public_key_pem is None):
-        raise KeyMaterialError("public_key_id: it and the public key file go together, one is missing")
-    keys: dict[str, RSAPublicKey] = {}
-    for name, pem in (platform_certificates_pem or {}).items():
-        certificate = signing.load_certificate(pem, name)
-        signing.require_valid(certificate, now_s, name)
-        keys[certificate.serial] = certificate.public_key
-    if public_key_id is not None and public_key_pem is not None:
-        keys[public_key_id] = signing.load_public_key(public_key_pem, "public_key_file")
-    if not keys:
-        raise KeyMaterialError("public_key_id: give the WeChat Pay public key, platform certificates, or both")
-    return Credentials(
-        mchid=mchid,
-        appid=appid,
-        merchant_serial=merchant_serial,
-        private_key=signing.load_private_key(private_key_pem, "private_key_file"),
-        api_v3_key=api_v3_key,
-        verification_keys=keys,
-        public_key_id=public_key_id,
-    )
-
-
-# --- what the platform sends ----------------------------------------------------------------------------------------
-
-_Account = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z]{1,32}\Z")]
-_Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_\-|*]{1,32}\Z")]
-
-
-class _Amount(msgspec.Struct, frozen=True):
-    total: Annotated[int, msgspec.Meta(ge=1, le=10**15)]  # fen; what the order costs, not `payer_total` after coupons
-    # Absent while unpaid: live answers then carry `payer_currency` alone.
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
-
-
-class _Transaction(msgspec.Struct, frozen=True):
-    """A trade, as a query and a payment notification both state it. Absent while unpaid: what has a default."""
-
-    mchid: _Account
-    appid: _Account
-    out_trade_no: _Number
-    trade_state: str
-    amount: _Amount | None = None
-    transaction_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_\-|*]{0,32}\Z")] | None = None
-    success_time: str | None = None
-
-
-class _Prepaid(msgspec.Struct, frozen=True):
-    code_url: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
-
-
-class _Problem(msgspec.Struct, frozen=True):
-    code: str = ""
-    message: str = ""
-
-
-class _Resource(msgspec.Struct, frozen=True):
-    algorithm: str
-    ciphertext: str
-    nonce: str
-    associated_data: str = ""
-
-
-class _Notice(msgspec.Struct, frozen=True):
-    event_type: str
-    resource: _Resource
-
-
-class _CertificateEntry(msgspec.Struct, frozen=True):
-    serial_no: str
-    encrypt_certificate: _Resource
-
-
-class _CertificateList(msgspec.Struct, frozen=True):
-    data: Annotated[list[_CertificateEntry], msgspec.Meta(max_length=CERTIFICATES_MAX)]
+STATEMENT_READY_AFTER_S: Final = 34 * 3600  # from the day's first second: 10 o'clock of the next (its docs)
+_TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+_ADDRESS = re.compile(r"https?://[^/?#\s]+(/[!\"$-~]*)", re.ASCII)
 
 
 class _Doubt(msgspec.Struct, frozen=True):
@@ -198,48 +81,46 @@ class _Doubt(msgspec.Struct, frozen=True):
     serial: str = ""
 
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # RecursionError: ten thousand brackets
-
-
 # --- the channel ----------------------------------------------------------------------------------------------------
 
 
 class WeChatPay:
     """The channel with one merchant account. Its only state are the platform's keys, which the platform may rotate."""
 
-    name = "wechatpay"
-    methods = frozenset({"native"})
+    name = wechatpay_wire.NAME
+    methods = wechatpay_wire.METHODS
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._seal_key = AESGCM(credentials.api_v3_key)
         self._keys = dict(credentials.verification_keys)
+        self._close_body = encode({"mchid": credentials.mchid})
+        self._query_end = f"?mchid={quote(credentials.mchid, safe='')}"
 
     @property
     def account(self) -> str:
         """`mchid/appid`: money booked under another mchid or another appid is not ours."""
-        return _account(self._credentials.mchid, self._credentials.appid)
+        return account_of(self._credentials.mchid, self._credentials.appid)
 
-    # --- verbs
+    # --- payments
 
     def pay(self, request: PaymentRequest, stamp: Stamp) -> Flow[PayOutcome]:
         """Prepay. A refusal is confirmed by a query: this send was refused, but an earlier one may have been taken."""
-        mistake = _unacceptable(request)
+        mistake = wechatpay_wire.unacceptable_payment(request)
         if mistake:
             return Refused(code="invalid_request", message=mistake)
-        expires_at_s = _expires_at_s(request, stamp)
-        body = msgspec.json.encode(self._prepay(request, expires_at_s))
-        answer = yield from self._ask("POST", "/v3/pay/transactions/native", body, stamp)
+        target = wechatpay_wire.WAYS[request.attempt.method].target
+        answer = yield from self._ask("POST", target, self._prepay(request), stamp)
         if isinstance(answer, Unknown):
             return answer
         if answer.status == 200:
-            return _credential(answer, min(expires_at_s, stamp.now_s + CODE_URL_LIFE_S))
-        problem, code = _problem(answer)
-        if code == ALREADY_PAID:
+            return self._accepted(request, answer, stamp)
+        problem, code = problem_of(answer)
+        if code == wechatpay_wire.ALREADY_PAID:
             return AlreadyPaid()
-        if code not in PAY_REFUSED:
+        if code not in wechatpay_wire.PAY_REFUSED:
             return _not_understood(answer, problem)
-        known = yield from self.query(request.out_trade_no, stamp)
+        known = yield from self.query(request.attempt, stamp)
         match known:
             case NotFound() | ClosedAtChannel():
                 return Refused(code=problem.code, message=problem.message)
@@ -247,37 +128,70 @@ class WeChatPay:
                 return AlreadyPaid()
         return Unknown(f"refused with {problem.code}, but the attempt may exist: {known}")
 
-    def query(self, out_trade_no: str, stamp: Stamp) -> Flow[QueryOutcome]:
+    def query(self, attempt: AttemptKey, stamp: Stamp) -> Flow[QueryOutcome]:
         """Ask what became of an attempt, by our own number."""
-        target = f"{_trade_path(out_trade_no)}?mchid={quote(self._credentials.mchid, safe='')}"
-        answer = yield from self._ask("GET", target, b"", stamp)
+        answer = yield from self._ask("GET", f"{_trade(attempt)}{self._query_end}", b"", stamp)
         if isinstance(answer, Unknown):
             return answer
         if answer.status == 200:
-            return self._state_of(answer.body, out_trade_no)
-        problem, code = _problem(answer)
-        return NotFound() if code == NOT_FOUND else _not_understood(answer, problem)
+            return self._state_of(answer.body, attempt.out_trade_no)
+        problem, code = problem_of(answer)
+        return NotFound() if code == wechatpay_wire.NOT_FOUND else _not_understood(answer, problem)
 
-    def close(self, out_trade_no: str, stamp: Stamp) -> Flow[CloseOutcome]:
+    def close(self, attempt: AttemptKey, stamp: Stamp) -> Flow[CloseOutcome]:
         """End an unpaid attempt. Only a signed 204 closes it; the call may be repeated."""
-        body = msgspec.json.encode({"mchid": self._credentials.mchid})
-        answer = yield from self._ask("POST", f"{_trade_path(out_trade_no)}/close", body, stamp)
+        answer = yield from self._ask("POST", f"{_trade(attempt)}/close", self._close_body, stamp)
         if isinstance(answer, Unknown):
             return answer
         if answer.status == 204:
             return ClosedAtChannel()
-        problem, code = _problem(answer)
+        problem, code = problem_of(answer)
         outcomes: dict[str, CloseOutcome] = {
-            ALREADY_PAID: AlreadyPaid(),
-            ALREADY_CLOSED: ClosedAtChannel(),
-            NOT_FOUND: NotFound(),
+            wechatpay_wire.ALREADY_PAID: AlreadyPaid(),
+            wechatpay_wire.ALREADY_CLOSED: ClosedAtChannel(),
+            wechatpay_wire.NOT_FOUND: NotFound(),
         }
         return outcomes.get(code) or _not_understood(answer, problem)
 
+    # --- refunds
+
+    def refund(self, request: RefundRequest, stamp: Stamp) -> Flow[RefundOutcome]:
+        """Apply for a refund; accepted is not yet refunded. A refusal is confirmed by a query, as one of `pay` is."""
+        mistake = wechatpay_wire.unacceptable_refund(request)
+        if mistake:
+            return Refused(code="invalid_request", message=mistake)
+        body = wechatpay_wire.refund_body(request)
+        answer = yield from self._ask("POST", wechatpay_wire.REFUNDS, body, stamp)
+        if isinstance(answer, Unknown):
+            return answer
+        if answer.status == 200:
+            return self._refund_known(answer.body, request.refund)
+        problem, code = problem_of(answer)
+        if code not in wechatpay_wire.REFUND_REFUSED:
+            return _not_understood(answer, problem)
+        known = yield from self.query_refund(request.refund, stamp)
+        match known:
+            case NotFound():
+                return Refused(code=problem.code, message=problem.message)
+            case RefundKnown():
+                return known
+        return Unknown(f"refused with {problem.code}, but the refund may exist: {known}")
+
+    def query_refund(self, refund: RefundKey, stamp: Stamp) -> Flow[RefundQueryOutcome]:
+        """Ask what became of a refund, by our own number."""
+        target = f"{wechatpay_wire.REFUNDS}/{quote(refund.refund_no, safe='')}"
+        answer = yield from self._ask("GET", target, b"", stamp)
+        if isinstance(answer, Unknown):
+            return answer
+        if answer.status == 200:
+            return self._refund_known(answer.body, refund)
+        problem, code = problem_of(answer)
+        return NotFound() if code == wechatpay_wire.REFUND_NOT_FOUND else _not_understood(answer, problem)
+
     # --- notifications
 
-    def notification(self, headers: Mapping[str, str], body: bytes, now_s: int) -> ChannelPayment:
-        """Verify, decrypt and read a payment notification (lower-case header names, raw body).
+    def notification(self, headers: Mapping[str, str], body: bytes, now_s: int) -> Notified:
+        """Verify, decrypt and read a notification of a payment or a refund (lower-case header names, raw body).
 
         Raises:
             NotificationRejected: it is not believed; nothing in it may be used. UNKNOWN_KEY names the serial.
@@ -285,20 +199,20 @@ class WeChatPay:
         doubt = self._doubt(headers, body, now_s)
         if doubt is not None:
             raise NotificationRejected(doubt.reason, doubt.detail, doubt.serial)
-        notice = _decode_notice(body)
-        if notice.event_type != "TRANSACTION.SUCCESS":
+        try:
+            notice = wechatpay_wire.decode_notice(body)
+        except UNREADABLE as error:
+            raise NotificationRejected(RejectReason.MALFORMED, str(error)) from error
+        paid = notice.event_type == wechatpay_wire.PAID_EVENT
+        if not paid and notice.event_type not in wechatpay_wire.REFUND_EVENTS:
             raise NotificationRejected(RejectReason.OTHER_EVENT, notice.event_type[:64])
         plaintext = self._open(notice.resource)
         if plaintext is None:
             raise NotificationRejected(RejectReason.UNREADABLE, "resource can not be decrypted with api_v3_key")
         try:
-            trade = msgspec.json.decode(plaintext, type=_Transaction)
-        except _UNREADABLE as error:
+            return self._paid(plaintext) if paid else self._refunded(plaintext)
+        except UNREADABLE as error:
             raise NotificationRejected(RejectReason.UNREADABLE, str(error)) from error
-        payment = _payment(trade) if trade.trade_state in STATES_PAID else None
-        if payment is None:
-            raise NotificationRejected(RejectReason.UNREADABLE, f"not a payment: trade_state {trade.trade_state[:32]}")
-        return payment
 
     def acknowledge(self) -> Acknowledgement:
         """The status counts, the body is courtesy."""
@@ -307,8 +221,62 @@ class WeChatPay:
     def refuse(self, reason: str) -> Acknowledgement:
         """400 for what we do not believe, 503 for what we could not keep; either is delivered again."""
         disbelieved = reason in RejectReason.__members__.values()
-        body = msgspec.json.encode({"code": "FAIL", "message": reason[:256]})
+        body = encode({"code": "FAIL", "message": reason[:256]})
         return Acknowledgement(400 if disbelieved else 503, "application/json", body)
+
+    # --- statements
+
+    def statement(self, day: str, stamp: Stamp) -> Flow[StatementOutcome]:
+        """Ask where the day's list stands, fetch it, and compare its hash, which alone is signed.
+
+        It is fetched from the channel's own address, whatever host the answer names, with that answer's path and query
+        unchanged. Unpacking a large one takes a while: not on an event loop.
+        """
+        began_at_s = moments.of_plain(f"{day} 00:00:00")
+        if began_at_s is None:
+            return Unknown("day: must be YYYY-MM-DD")
+        target = f"/v3/bill/tradebill?bill_date={day}&bill_type=ALL&tar_type=GZIP"
+        answer = yield from self._ask("GET", target, b"", stamp)
+        if isinstance(answer, Unknown):
+            return answer
+        if answer.status == 200:
+            return (yield from self._fetched(day, answer, stamp))
+        problem, code = problem_of(answer)
+        if code == wechatpay_wire.STATEMENT_NONE and stamp.now_s >= began_at_s + STATEMENT_READY_AFTER_S:
+            return NoStatement()
+        if code in (wechatpay_wire.STATEMENT_NONE, wechatpay_wire.STATEMENT_CREATING):
+            return StatementNotReady()
+        return _not_understood(answer, problem)
+
+    def _fetched(self, day: str, answer: Response, stamp: Stamp) -> Flow[StatementOutcome]:
+        try:
+            link = wechatpay_wire.decode_link(answer.body)
+        except UNREADABLE as error:
+            return Unknown(f"answer not understood: {error}")
+        address = _ADDRESS.fullmatch(link.download_url)
+        if address is None or link.hash_type != "SHA1":
+            return Unknown(f"answer not understood: hash_type {link.hash_type[:32]}, or download_url is no address")
+        request = self._signed("GET", address[1], b"", stamp)
+        try:
+            file = yield msgspec.structs.replace(request, answer_bytes_max=wechatpay_bill.PACKED_BYTES_MAX)
+        except NoAnswer as silence:
+            return Unknown(f"no answer: {silence.reason}")
+        if file.status != 200:
+            return _not_understood(file, problem_of(file)[0])
+        content = wechatpay_bill.unpacked(file.body)
+        if content is None:
+            return Unknown("the file is no gzip stream, or too large")
+        if hashlib.sha1(content, usedforsecurity=False).hexdigest() != link.hash_value.lower():
+            return Unknown("the file does not have the hash that was signed")
+        return StatementFile(day=day, content=content)
+
+    def statement_rows(self, file: StatementFile) -> Iterator[StatementRow]:
+        """Read the list, line by line; long: off the loop.
+
+        Raises:
+            StatementUnreadable: naming the line.
+        """
+        return wechatpay_bill.rows(file.content, self._credentials.mchid)
 
     # --- keys
 
@@ -319,7 +287,7 @@ class WeChatPay:
         `api_v3_key` is what proves it.
         """
         try:
-            answer = yield self._signed("GET", "/v3/certificates", b"", stamp)
+            answer = yield self._signed("GET", wechatpay_wire.CERTIFICATES, b"", stamp)
         except NoAnswer:
             return False
         learned = self._certificates(answer, stamp.now_s) if answer.status == 200 else {}
@@ -328,8 +296,8 @@ class WeChatPay:
 
     def _certificates(self, answer: Response, now_s: int) -> dict[str, RSAPublicKey]:
         try:
-            entries = msgspec.json.decode(answer.body, type=_CertificateList).data
-        except _UNREADABLE:
+            entries = wechatpay_wire.decode_certificates(answer.body).data
+        except UNREADABLE:
             return {}
         keys: dict[str, RSAPublicKey] = {}
         for entry in entries:
@@ -360,7 +328,7 @@ class WeChatPay:
         return answer
 
     def _signed(self, method: str, target: str, body: bytes, stamp: Stamp) -> Request:
-        nonce = hashlib.sha256(f"{stamp.nonce}\n{method} {target}".encode()).hexdigest()[:32]  # one a request of a flow
+        nonce = _nonce(stamp, f"{method} {target}")
         message = f"{method}\n{target}\n{stamp.now_s}\n{nonce}\n".encode() + body + b"\n"
         own = self._credentials
         signature = signing.sign(own.private_key, message)
@@ -376,16 +344,58 @@ class WeChatPay:
             headers["Wechatpay-Serial"] = own.public_key_id
         return Request(method=method, target=target, headers=headers, body=body)
 
-    def _prepay(self, request: PaymentRequest, expires_at_s: int) -> dict[str, object]:
-        return {
-            "appid": self._credentials.appid,
-            "mchid": self._credentials.mchid,
-            "description": request.subject[:DESCRIPTION_CHARS_MAX],
-            "out_trade_no": request.out_trade_no,
-            "time_expire": datetime.fromtimestamp(expires_at_s, CHINA).isoformat(),
-            "notify_url": request.notify_url,
-            "amount": {"total": request.amount, "currency": request.currency},
-        }
+    def _prepay(self, request: PaymentRequest) -> bytes:
+        """The prepay as it is sent, the same bytes each time: a repetition with other parameters is refused."""
+        attempt, own = request.attempt, self._credentials
+        return encode(
+            {
+                "appid": own.appid,
+                "mchid": own.mchid,
+                "description": request.subject[: wechatpay_wire.DESCRIPTION_CHARS_MAX],
+                "out_trade_no": attempt.out_trade_no,
+                "time_expire": moments.rfc3339(_time_expire_s(attempt)),
+                "notify_url": request.notify_url,
+                "amount": {"total": request.amount, "currency": request.currency},
+                **wechatpay_wire.special_fields(attempt.method, request.params),
+            }
+        )
+
+    def _accepted(self, request: PaymentRequest, answer: Response, stamp: Stamp) -> PayOutcome:
+        try:
+            prepaid = wechatpay_wire.decode_prepaid(answer.body)
+        except UNREADABLE as error:
+            return Unknown(f"answer not understood: {error}")
+        value = self._shown(request, prepaid, stamp)
+        if not value:
+            return Unknown("the answer lacks what the payer needs")
+        attempt = request.attempt
+        signed_at_s = int(answer.headers["wechatpay-timestamp"])  # on the platform's clock, which ends what it gives
+        ends_at_s = max(_time_expire_s(attempt), signed_at_s + wechatpay_wire.EXPIRE_AFTER_MIN_S)
+        dies_at_s = signed_at_s + wechatpay_wire.WAYS[attempt.method].life_s
+        kind = self.methods[attempt.method].credential
+        return Accepted(Credential(type=kind, value=value, expires_at_s=min(ends_at_s, dies_at_s)))
+
+    def _shown(self, request: PaymentRequest, prepaid: Prepaid, stamp: Stamp) -> str | None:
+        """What the payer is given; its signatures are those of the platform's front-end calls, of four lines each."""
+        method = request.attempt.method
+        if method == "native":
+            return prepaid.code_url
+        if method == "h5":
+            back = f"&redirect_url={quote(request.return_url, safe='')}" if request.return_url else ""
+            return prepaid.h5_url and prepaid.h5_url + back
+        if prepaid.prepay_id is None:
+            return None
+        own, nonce, now = self._credentials, _nonce(stamp, "front end"), str(stamp.now_s)
+        package = "Sign=WXPay" if method == "app" else f"prepay_id={prepaid.prepay_id}"
+        last = prepaid.prepay_id if method == "app" else package
+        signature = signing.sign(own.private_key, f"{own.appid}\n{now}\n{nonce}\n{last}\n".encode())
+        if method == "app":
+            fields = {"appid": own.appid, "partnerid": own.mchid, "prepayid": prepaid.prepay_id, "package": package}
+            fields |= {"noncestr": nonce, "timestamp": now, "sign": signature}
+        else:
+            fields = {"appId": own.appid, "timeStamp": now, "nonceStr": nonce, "package": package}
+            fields |= {"signType": "RSA", "paySign": signature}
+        return encode(fields).decode()
 
     # --- belief
 
@@ -399,7 +409,7 @@ class WeChatPay:
             return _Doubt(RejectReason.BAD_SIGNATURE, "unknown Wechatpay-Signature-Type")
         if signature.startswith(PROBE_PREFIX):
             return _Doubt(RejectReason.SIGNATURE_PROBE, "deliberately wrong; the genuine one follows")
-        if not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        if not _TIMESTAMP.fullmatch(timestamp):
             return _Doubt(RejectReason.MALFORMED, "Wechatpay-Timestamp is not unix seconds")
         if abs(now_s - int(timestamp)) >= CLOCK_SKEW_S:
             return _Doubt(RejectReason.STALE, f"signed {now_s - int(timestamp)} s ago")
@@ -411,7 +421,7 @@ class WeChatPay:
             return _Doubt(RejectReason.BAD_SIGNATURE, f"does not verify with key {serial}")
         return None
 
-    def _open(self, resource: _Resource) -> bytes | None:
+    def _open(self, resource: Resource) -> bytes | None:
         if resource.algorithm != "AEAD_AES_256_GCM":
             return None
         nonce, associated_data = resource.nonce.encode(), resource.associated_data.encode()
@@ -419,103 +429,63 @@ class WeChatPay:
 
     def _state_of(self, body: bytes, out_trade_no: str) -> QueryOutcome:
         try:
-            trade = msgspec.json.decode(body, type=_Transaction)
-        except _UNREADABLE as error:
+            trade = wechatpay_wire.decode_trade(body)
+        except UNREADABLE as error:
             return Unknown(f"answer not understood: {error}")
         if trade.out_trade_no != out_trade_no:
             return Unknown("the answer is about another attempt")
-        if trade.trade_state in STATES_PAID:
-            payment = _payment(trade)
+        if trade.trade_state in wechatpay_wire.STATES_PAID:
+            payment = payment_of(trade)
             return Paid(payment) if payment else Unknown("paid, but the answer lacks amount, transaction or time")
-        if _account(trade.mchid, trade.appid) != self.account:
+        if account_of(trade.mchid, trade.appid) != self.account:
             return Unknown("the answer is about another merchant account")
-        if trade.trade_state in STATES_PAYABLE:
+        if trade.trade_state in wechatpay_wire.STATES_PAYABLE:
             return NotPaid()
-        return ClosedAtChannel() if trade.trade_state in STATES_CLOSED else Unknown(f"trade_state {trade.trade_state}")
+        closed = trade.trade_state in wechatpay_wire.STATES_CLOSED
+        return ClosedAtChannel() if closed else Unknown(f"trade_state {trade.trade_state[:32]}")
+
+    def _refund_known(self, body: bytes, key: RefundKey) -> RefundKnown | Unknown:
+        """What an answer about a refund states. It names no account: it answers a request under ours."""
+        try:
+            stated = wechatpay_wire.decode_refund(body)
+        except UNREADABLE as error:
+            return Unknown(f"answer not understood: {error}")
+        if stated.out_refund_no != key.refund_no or stated.out_trade_no != key.out_trade_no:
+            return Unknown("the answer is about another refund")
+        refund = refund_of(stated, self.account)
+        return RefundKnown(refund) if refund else Unknown(f"refund status {stated.status[:32]}")
+
+    def _paid(self, plaintext: bytes) -> Notified:
+        trade = wechatpay_wire.decode_trade(plaintext)
+        payment = payment_of(trade) if trade.trade_state in wechatpay_wire.STATES_PAID else None
+        if payment is None:
+            raise NotificationRejected(RejectReason.UNREADABLE, f"not a payment: trade_state {trade.trade_state[:32]}")
+        return payment
+
+    def _refunded(self, plaintext: bytes) -> Notified:
+        """A refund's notification names our mchid, but no appid: of one mchid, it can only be meant for us."""
+        stated = wechatpay_wire.decode_refund_notice(plaintext)
+        ours = stated.mchid == self._credentials.mchid
+        refund = refund_of(stated, self.account if ours else account_of(stated.mchid, ""))
+        if refund is None:
+            raise NotificationRejected(RejectReason.UNREADABLE, f"refund_status {stated.refund_status[:32]}")
+        return refund
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+def _trade(attempt: AttemptKey) -> str:
+    return f"{wechatpay_wire.TRADES}/{quote(attempt.out_trade_no, safe='')}"
 
 
-def _account(mchid: str, appid: str) -> str:
-    return f"{mchid}/{appid}"
+def _time_expire_s(attempt: AttemptKey) -> int:
+    """The expiry that the platform is given: counted from the attempt's first moment, so that it never changes."""
+    earliest_s = attempt.started_at_s + wechatpay_wire.EXPIRE_AFTER_MIN_S
+    return min(max(attempt.expires_at_s, earliest_s), attempt.started_at_s + wechatpay_wire.EXPIRE_AFTER_MAX_S)
 
 
-def _trade_path(out_trade_no: str) -> str:
-    return f"/v3/pay/transactions/out-trade-no/{quote(out_trade_no, safe='')}"
+def _nonce(stamp: Stamp, purpose: str) -> str:
+    """One of 32 characters for each purpose of a flow."""
+    return hashlib.sha256(f"{stamp.nonce}\n{purpose}".encode()).hexdigest()[:32]
 
 
-def _unacceptable(request: PaymentRequest) -> str:
-    """Why the request can not be sent at all; empty if it can."""
-    if request.method != "native":
-        return f"method: {request.method} is not offered"
-    if request.currency != "CNY":
-        return f"currency: native takes CNY, not {request.currency}"
-    if isinstance(request.amount, bool) or request.amount < 1:
-        return "amount: must be at least 1 fen"
-    if not re.fullmatch(r"[0-9A-Za-z_\-|*]{6,32}", request.out_trade_no):
-        return "out_trade_no: 6 to 32 of 0-9 A-Z a-z _ - | *"
-    if not request.subject or re.search("[\ud800-\udfff]", request.subject):
-        return "subject: must be text and not empty"
-    if len(request.notify_url) > NOTIFY_URL_CHARS_MAX or "?" in request.notify_url:
-        return f"notify_url: at most {NOTIFY_URL_CHARS_MAX} characters and no query"
-    return ""
-
-
-def _expires_at_s(request: PaymentRequest, stamp: Stamp) -> int:
-    return min(max(request.expires_at_s, stamp.now_s + EXPIRE_AFTER_MIN_S), stamp.now_s + EXPIRE_AFTER_MAX_S)
-
-
-def _credential(answer: Response, expires_at_s: int) -> PayOutcome:
-    try:
-        prepaid = msgspec.json.decode(answer.body, type=_Prepaid)
-    except _UNREADABLE as error:
-        return Unknown(f"answer not understood: {error}")
-    return Accepted(Credential(type="qr", value=prepaid.code_url, expires_at_s=expires_at_s))
-
-
-def _problem(answer: Response) -> tuple[_Problem, str]:
-    """The error a 4xx names and its code without "_"; no code for 408, 429 and 5xx, which never decide anything."""
-    try:
-        problem = msgspec.json.decode(answer.body, type=_Problem)
-    except _UNREADABLE:
-        return _Problem(), ""
-    decides = 400 <= answer.status < 500 and answer.status not in (408, 429)
-    return problem, problem.code.replace("_", "") if decides else ""
-
-
-def _not_understood(answer: Response, problem: _Problem) -> Unknown:
+def _not_understood(answer: Response, problem: Problem) -> Unknown:
     return Unknown(f"status {answer.status} {problem.code[:64]} {problem.message[:128]}".rstrip())
-
-
-def _decode_notice(body: bytes) -> _Notice:
-    try:
-        return msgspec.json.decode(body, type=_Notice)
-    except _UNREADABLE as error:
-        raise NotificationRejected(RejectReason.MALFORMED, str(error)) from error
-
-
-def _payment(trade: _Transaction) -> ChannelPayment | None:
-    success_at_s = _unix_s(trade.success_time or "")
-    if trade.amount is None or trade.amount.currency is None or not trade.transaction_id or success_at_s is None:
-        return None
-    return ChannelPayment(
-        channel=WeChatPay.name,
-        account=_account(trade.mchid, trade.appid),
-        out_trade_no=trade.out_trade_no,
-        channel_transaction=trade.transaction_id,
-        amount=trade.amount.total,
-        currency=trade.amount.currency,
-        success_at_s=success_at_s,
-    )
-
-
-def _unix_s(rfc3339: str) -> int | None:
-    """Whole unix seconds of a time with an offset; None if it is anything else."""
-    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", rfc3339, re.ASCII):
-        return None
-    try:
-        moment = datetime.fromisoformat(rfc3339)
-    except ValueError:
-        return None
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
