@@ -8,26 +8,33 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohttp
+import msgspec
 import structlog
 from yarl import URL
 
-from channels.contract import Flow, Request, Response, Stamp, Unknown
+from channels.contract import ANSWER_BYTES_MAX, Flow, Request, Response, Stamp, Unknown
 from channels.errors import NoAnswer
 from gateway.metrics import Metrics
+from gateway.stepping import Stepper
 
 T = TypeVar("T")
+Step: TypeAlias = Callable[[], Request]  # runs a flow up to its next request
 
-BODY_MAX = 1_000_000  # bytes; the longest real answer is a few kB
-REQUESTS_MAX = 10  # of one flow; a flow that wants more is looping
-IDEMPOTENT = frozenset({"query"})  # safe to send again although it may have arrived
-RETRY_FIRST_S = 0.1
-RETRY_MAX_S = 2.0
-NONCE_BYTES = 16  # 32 characters
+REQUESTS_MAX: Final = 10  # of one flow; a flow that wants more is looping
+# What may be sent again although it may have arrived: it changes nothing, or (close) only to what it already is.
+# Not pay and refund: they are safe to repeat only as the same request, and the order asks first what became of it.
+REPEATABLE: Final = frozenset({"query", "query_refund", "close", "statement", "refresh_keys"})
+RETRY_FIRST_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+NONCE_BYTES: Final = 16  # 32 characters
+LONG_ANSWER_S: Final = 300.0  # a statement of a busy day takes longer than any other answer
+INLINE_BYTES_MAX: Final = 65_536  # reading more than that takes milliseconds
 
 # Never left: refused, no route, no name, no TLS session, or no connection in time.
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
@@ -38,9 +45,12 @@ class Transport:
 
     Args:
         base_url: scheme, host and port; a request's target is appended as it is.
-        timeout_s: of one request, from its start to the last byte of the answer.
+        origins: where else a request may go. A channel's answer can name an address; it can not send us anywhere.
+        timeout_s: of one request, from its start to the last byte of the answer; of a longer answer than usual, from
+            one byte to the next.
         concurrency: conversations at once.
         queue_max: conversations that may wait for their turn, up to `timeout_s`; more are `Unknown("overloaded")`.
+        stepper: where flows step; shared with whatever else runs flows on this loop.
     """
 
     def __init__(
@@ -52,16 +62,21 @@ class Transport:
         concurrency: int,
         queue_max: int,
         metrics: Metrics,
+        origins: Collection[str] = (),
+        stepper: Stepper | None = None,
         user_agent: str = "Holdfast",
         clock: Callable[[], float] = time.time,
         nonce: Callable[[], str] = lambda: secrets.token_hex(NONCE_BYTES),
     ) -> None:
         self._channel = channel
         self._base = _origin(base_url)
+        self._origins = {"": self._base, **{origin: origin for origin in map(_origin, (base_url, *origins))}}
         self._timeout_s = timeout_s
+        self._short = aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s / 2)
         self._concurrency = concurrency
         self._queue_max = queue_max
         self._metrics = metrics
+        self._stepper = stepper or Stepper()
         self._user_agent = user_agent
         self._clock = clock
         self._nonce = nonce
@@ -73,7 +88,6 @@ class Transport:
         """Open the pool; connections are made when first needed."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._concurrency),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=self._timeout_s / 2),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"user-agent": self._user_agent},
             # The flow says what is sent; what was signed must not be joined by headers of ours.
@@ -93,11 +107,12 @@ class Transport:
         Args:
             make_flow: makes the flow from a fresh stamp; called again for each retry.
             op: pay, query, close, ...: for metrics, and to know whether sending twice does no harm.
-            retries: how often to try again, if the request certainly never left, or if a query stayed unknown.
+            retries: how often to try again, if the request certainly never left, or if it is REPEATABLE and its outcome
+                unknown.
         """
         for tried in range(retries + 1):
             outcome, sent = await self._queue_for(make_flow, op)
-            if not isinstance(outcome, Unknown) or (sent and op not in IDEMPOTENT) or tried == retries:
+            if not isinstance(outcome, Unknown) or (sent and op not in REPEATABLE) or tried == retries:
                 break
             # Full jitter, so that those who failed together do not come back together.
             await asyncio.sleep(random.uniform(0, min(RETRY_MAX_S, RETRY_FIRST_S * 2**tried)))
@@ -121,7 +136,7 @@ class Transport:
 
     async def _converse(self, make_flow: Callable[[Stamp], Flow[T]], op: str) -> tuple[T | Unknown, bool]:
         started_s = time.monotonic()
-        conversation = _Conversation(self._exchange)
+        conversation = _Conversation(self._exchange, self._stepper)
         try:
             outcome: T | Unknown = await conversation.hold(make_flow(Stamp(int(self._clock()), self._nonce())))
         except NoAnswer as silence:  # a flow that does not care to tell silences apart
@@ -141,15 +156,19 @@ class Transport:
         """
         if self._session is None or self._session.closed:
             raise NoAnswer("the transport is stopped", sent=False)
+        origin = self._origins.get(request.origin)
+        if origin is None or not request.target.startswith("/"):  # a target could go on with ".evil.org" or "@evil.org"
+            raise NoAnswer(f"not an address of this channel: {(request.origin + request.target)[:200]}", sent=False)
         try:
             async with self._session.request(
                 request.method,
-                URL(self._base + request.target, encoded=True),
+                URL(origin + request.target, encoded=True),
                 headers=request.headers,
                 data=request.body or None,
+                timeout=self._timeout(request),
                 allow_redirects=False,
             ) as response:
-                return Response(response.status, _lower(response), await _body(response))
+                return Response(response.status, _lower(response), await _body(response, request.answer_bytes_max))
         except NoAnswer:
             raise
         except _NOT_SENT as error:
@@ -157,40 +176,66 @@ class Transport:
         except Exception as error:  # whatever it was, the request may have arrived
             raise NoAnswer(f"{type(error).__name__}: {error}", sent=True) from None
 
+    def _timeout(self, request: Request) -> aiohttp.ClientTimeout:
+        if request.answer_bytes_max <= ANSWER_BYTES_MAX:
+            return self._short
+        return aiohttp.ClientTimeout(
+            total=max(LONG_ANSWER_S, self._timeout_s),
+            sock_connect=self._timeout_s / 2,
+            sock_read=self._timeout_s,
+        )
+
     def _overloaded(self, op: str) -> tuple[Unknown, bool]:
         self._metrics.channel_requests_s[self._channel, op, "overloaded"].observe(0.0)
         return Unknown("overloaded"), False
 
 
+class _Ended(msgspec.Struct, frozen=True):
+    """A flow returned. Its StopIteration can not leave a thread: a Future refuses to carry it."""
+
+    outcome: Any
+
+
 class _Conversation:
     """One run of a flow. `sent` tells afterwards whether any of its requests may have reached the channel."""
 
-    def __init__(self, exchange: Callable[[Request], Awaitable[Response]]) -> None:
+    def __init__(self, exchange: Callable[[Request], Awaitable[Response]], stepper: Stepper) -> None:
         self._exchange = exchange
+        self._stepper = stepper
         self.sent = False
 
     async def hold(self, flow: Flow[T]) -> T | Unknown:
-        advance: Callable[[], Request] = partial(next, flow)
+        advance: Step = partial(next, flow)
+        long = False
         try:
-            for _ in range(REQUESTS_MAX):
-                advance = await self._answer(flow, advance())
-            advance()
-        except StopIteration as end:
-            outcome: T = end.value
-            return outcome
+            for asked in range(REQUESTS_MAX + 1):
+                step = await self._stepper.take(partial(_step, advance), long=long)
+                if isinstance(step, _Ended):
+                    outcome: T = step.outcome
+                    return outcome
+                if asked < REQUESTS_MAX:
+                    advance, long = await self._answer(flow, step)
         finally:
-            flow.close()
+            with suppress(ValueError):  # we were cancelled while a thread is in it: it ends with that step
+                flow.close()
         return Unknown(f"the flow wanted more than {REQUESTS_MAX} requests")
 
-    async def _answer(self, flow: Flow[T], request: Request) -> Callable[[], Request]:
-        """Send the request; how the flow goes on from there."""
+    async def _answer(self, flow: Flow[T], request: Request) -> tuple[Step, bool]:
+        """Send the request; how the flow goes on from there, and whether that step will be long."""
         try:
             response = await self._exchange(request)
         except NoAnswer as silence:
             self.sent = self.sent or silence.sent
-            return partial(flow.throw, silence)
+            return partial(flow.throw, silence), False
         self.sent = True
-        return partial(flow.send, response)
+        return partial(flow.send, response), len(response.body) > INLINE_BYTES_MAX
+
+
+def _step(advance: Step) -> Request | _Ended:
+    try:
+        return advance()
+    except StopIteration as end:
+        return _Ended(end.value)
 
 
 def _origin(base_url: str) -> str:
@@ -210,10 +255,10 @@ def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
     return {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+async def _body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     body = bytearray()
-    while chunk := await response.content.read(BODY_MAX + 1):
+    while chunk := await response.content.read(bytes_max + 1):
         body += chunk
-        if len(body) > BODY_MAX:
-            raise NoAnswer(f"an answer of more than {BODY_MAX} bytes", sent=True)
+        if len(body) > bytes_max:
+            raise NoAnswer(f"an answer of more than {bytes_max} bytes", sent=True)
     return bytes(body)

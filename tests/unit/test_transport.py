@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from channels.contract import Flow, NotPaid, Request, Response, Stamp, Unknown
+from channels.contract import ANSWER_BYTES_MAX, Flow, NotPaid, Request, Response, Stamp, Unknown
 from channels.errors import NoAnswer
 from gateway.metrics import Metrics
-from gateway.transport import BODY_MAX, Transport
+from gateway.transport import Transport
 
 Handler = Callable[[web.BaseRequest], Any]
 
@@ -193,17 +193,103 @@ async def test_whatever_comes_back_after_sending_is_silence_that_may_have_been_h
 
 async def test_an_answer_of_exactly_the_limit_is_read() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
-        return web.Response(body=b"x" * BODY_MAX)
+        return web.Response(body=b"x" * ANSWER_BYTES_MAX)
 
     async with serving(handler) as url, transport(url) as channel:
         answer = await channel.run(asking(), op="query")
     assert isinstance(answer, Response)
-    assert len(answer.body) == BODY_MAX
+    assert len(answer.body) == ANSWER_BYTES_MAX
 
 
 async def test_an_endless_answer_is_given_up_at_the_limit_and_not_at_the_timeout() -> None:
     async with raw_serving(endless_body) as url, transport(url, timeout_s=60.0) as channel:
-        assert await channel.run(Careful(), op="pay") == Unknown(f"an answer of more than {BODY_MAX} bytes")
+        assert await channel.run(Careful(), op="pay") == Unknown(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+
+
+async def test_a_request_may_ask_for_a_longer_answer_and_gets_no_more_than_that() -> None:
+    longer = 3 * ANSWER_BYTES_MAX
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"x" * (longer + int(request.path[1:])))
+
+    async with serving(handler) as url, transport(url) as channel:
+        answer = await channel.run(asking(Request("GET", "/0", {}, answer_bytes_max=longer)), op="statement")
+        assert isinstance(answer, Response)
+        assert len(answer.body) == longer
+        outcome = await channel.run(asking(Request("GET", "/1", {}, answer_bytes_max=longer)), op="statement")
+    assert outcome == Unknown(f"an answer of more than {longer} bytes")
+
+
+async def test_a_longer_answer_may_take_longer_than_the_timeout_but_not_fall_silent() -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
+        for _ in range(7):
+            await asyncio.sleep(0.1)  # the network's time, not the test's
+            writer.write(b"x")
+            await writer.drain()
+        await release.wait()
+
+    release = asyncio.Event()
+    long = Request("GET", "/", {}, answer_bytes_max=2 * ANSWER_BYTES_MAX)
+    async with raw_serving(trickle) as url, transport(url, timeout_s=0.4) as channel:
+        asked_at = asyncio.get_running_loop().time()
+        outcome = await channel.run(asking(long), op="pay")
+        took_s = asyncio.get_running_loop().time() - asked_at
+        release.set()
+    assert isinstance(outcome, Unknown)
+    assert took_s > 0.7, "it was listened to as long as something came"
+
+
+async def test_a_request_goes_where_it_says_if_the_channel_may_send_us_there() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=request.host)
+
+    def flow(stamp: Stamp) -> Flow[list[str]]:
+        at_home = yield Request("GET", "/", {})
+        there = yield Request("GET", "/bill", {}, origin=bills)
+        home_by_name = yield Request("GET", "/", {}, origin=home)
+        return [answer.body.decode() for answer in (at_home, there, home_by_name)]
+
+    async with serving(handler) as home, serving(handler) as bills, transport(home, origins=[bills]) as channel:
+        hosts = await channel.run(flow, op="statement")
+        assert isinstance(hosts, list)
+        assert [f"http://{host}" for host in hosts] == [home, bills, home]
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        ("http://127.0.0.1:9", "/"),
+        ("https://bills.example.com", "/"),  # allowed is http
+        ("http://bills.example.com:8080", "/"),
+        ("http://bills.example.com.evil.org", "/"),
+        ("http://bills.example.com@evil.org", "/"),
+        ("HTTP://bills.example.com/", "/"),
+        ("evil.org", "/"),
+        ("", "@evil.org/"),
+        ("", ".evil.org/"),
+        ("", ":99/"),
+        ("", ""),
+        ("http://bills.example.com", ".evil.org/"),
+    ],
+)
+async def test_an_address_that_is_not_the_channels_is_never_called(origin: str, target: str) -> None:
+    silences: list[NoAnswer] = []
+
+    def flow(stamp: Stamp) -> Flow[Unknown]:
+        try:
+            yield Request("GET", target, {"Authorization": "secret"}, origin=origin)
+        except NoAnswer as silence:
+            silences.append(silence)
+        return Unknown("as it should be")
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        raise AssertionError
+
+    async with serving(handler) as url, transport(url, origins=["http://bills.example.com"]) as channel:
+        assert await channel.run(flow, op="statement") == Unknown("as it should be")
+    assert [silence.sent for silence in silences] == [False]
+    assert "not an address of this channel" in silences[0].reason
 
 
 async def test_a_channel_that_never_answers_costs_the_timeout_and_no_more() -> None:
@@ -242,8 +328,14 @@ async def test_what_never_left_is_tried_again_with_a_fresh_stamp() -> None:
     assert all(len(nonce) == 32 and nonce.isalnum() for nonce in nonces)
 
 
-@pytest.mark.parametrize(("op", "runs"), [("query", 3), ("pay", 1), ("close", 1)])
-async def test_only_a_query_is_repeated_when_its_outcome_is_unknown(op: str, runs: int) -> None:
+@pytest.mark.parametrize(
+    ("op", "runs"),
+    [
+        *((op, 3) for op in ("query", "query_refund", "close", "statement", "refresh_keys")),
+        *((op, 1) for op in ("pay", "refund", "a verb to come")),
+    ],
+)
+async def test_only_what_does_no_harm_twice_is_repeated_when_its_outcome_is_unknown(op: str, runs: int) -> None:
     asked = 0
 
     async def handler(request: web.BaseRequest) -> web.Response:
