@@ -6,10 +6,8 @@ import re
 from datetime import timedelta
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from msgspec.structs import replace
 
 from channels.contract import (
@@ -18,22 +16,20 @@ from channels.contract import (
     Channel,
     ClosedAtChannel,
     Credential,
-    NotFound,
     NotPaid,
     Paid,
     Refused,
     Response,
     Unknown,
 )
-from channels.errors import KeyMaterialError, NoAnswer
-from channels.wechatpay import WeChatPay, load_credentials
+from channels.errors import NoAnswer
+from channels.moments import of_rfc3339
 from tests.unit.wechatpay_platform import (
     ACCOUNT,
-    API_V3_KEY,
     APPID,
+    ATTEMPT,
     CERTIFICATE_SERIAL,
     MCHID,
-    NAME,
     NOT_AFTER,
     NOW_S,
     OUT_TRADE_NO,
@@ -42,6 +38,7 @@ from tests.unit.wechatpay_platform import (
     STAMP,
     TRADE,
     answer,
+    certificate,
     channel,
     error,
     key,
@@ -53,68 +50,12 @@ from tests.unit.wechatpay_platform import (
 CODE_URL = "weixin://wxpay/bizpayurl?pr=p4lpSuKzz"
 NOT_EXIST = error(404, "ORDER_NOT_EXIST")
 
-# Every code the platform documents for payments and refunds, in both spellings, with the status it comes with.
-DOCUMENTED = [
-    (400, "PARAM_ERROR"),
-    (400, "INVALID_REQUEST"),
-    (400, "APPID_MCHID_NOT_MATCH"),
-    (400, "MCH_NOT_EXISTS"),
-    (404, "MCH_NOT_EXISTS"),
-    (400, "ORDER_CLOSED"),
-    (400, "ORDERCLOSED"),
-    (400, "ORDER_PAID"),
-    (400, "ORDERPAID"),
-    (401, "SIGN_ERROR"),
-    (403, "NO_AUTH"),
-    (403, "NOAUTH"),
-    (403, "OUT_TRADE_NO_USED"),
-    (403, "RULE_LIMIT"),
-    (403, "RULELIMIT"),
-    (403, "TRADE_ERROR"),
-    (403, "NOT_ENOUGH"),
-    (403, "USER_ACCOUNT_ABNORMAL"),
-    (404, "ORDER_NOT_EXIST"),
-    (404, "ORDERNOTEXIST"),
-    (404, "RESOURCE_NOT_EXISTS"),
-    (429, "FREQUENCY_LIMITED"),
-    (429, "RATELIMIT_EXCEEDED"),
-    (500, "SYSTEM_ERROR"),
-    (500, "SYSTEMERROR"),
-    (502, "SERVICE_UNAVAILABLE"),
-    (503, "SERVICE_UNAVAILABLE"),
-]
-REFUSED = {
-    "PARAMERROR",
-    "INVALIDREQUEST",
-    "APPIDMCHIDNOTMATCH",
-    "MCHNOTEXISTS",
-    "NOAUTH",
-    "RULELIMIT",
-    "TRADEERROR",
-    "ORDERCLOSED",
-}
-UNDECIDED = [
-    error(429, "ORDER_PAID"),
-    error(500, "ORDER_CLOSED"),
-    error(503, "PARAM_ERROR"),
-    error(408, "ORDER_NOT_EXIST"),
-    error(302, "ORDER_NOT_EXIST"),
-    error(404, ""),
-    error(400, "SOMETHING_NEW"),
-    Response(404, {}, b""),
-    Response(400, {}, b"<html>"),
-    Response(400, {}, b"\xff\xfe"),
-    Response(400, {}, b'{"code":' + b"[" * 100_000),
-    Response(400, {}, b'{"code": 7}'),
-    answer(None, status=202),
-    NoAnswer("timeout", sent=True),
-    NoAnswer("connection refused", sent=False),
-]
-
 
 def test_it_is_a_channel():
     one: Channel = channel()
-    assert (one.name, one.account, one.methods) == ("wechatpay", ACCOUNT, {"native"})
+    assert (one.name, one.account) == ("wechatpay", ACCOUNT)
+    assert list(one.methods) == ["native", "jsapi", "mini", "h5", "app"]
+    assert all(name == method.name for name, method in one.methods.items())
 
 
 # --- pay
@@ -135,8 +76,9 @@ def test_an_accepted_prepay_gives_the_code_until_the_attempt_expires():
     }
 
 
-def test_the_same_request_sends_the_same_parameters_at_another_time():
-    later = replace(STAMP, now_s=NOW_S + 100, nonce="m" * 32)
+@pytest.mark.parametrize("later_s", [1, 1790, 1800, 100_000])
+def test_the_same_request_sends_the_same_parameters_at_any_other_time(later_s):
+    later = replace(STAMP, now_s=NOW_S + later_s, nonce="m" * 32)
     _, first = run(channel().pay(REQUEST, STAMP), NoAnswer("timeout", sent=True))
     _, again = run(channel().pay(REQUEST, later), NoAnswer("timeout", sent=True))
     assert first[0].body == again[0].body
@@ -144,16 +86,30 @@ def test_the_same_request_sends_the_same_parameters_at_another_time():
 
 
 @pytest.mark.parametrize(
-    ("expires_in_s", "sent_in_s", "credential_in_s"),
-    [(-5, 60, 60), (59, 60, 60), (61, 61, 61), (3 * 3600, 3 * 3600, 2 * 3600), (30 * 86400, 7 * 86400, 2 * 3600)],
+    ("expires_in_s", "sent_in_s"), [(-5, 60), (59, 60), (61, 61), (3 * 3600, 3 * 3600), (30 * 86400, 7 * 86400)]
 )
-def test_the_expiry_stays_within_what_the_platform_takes(expires_in_s, sent_in_s, credential_in_s):
-    request = replace(REQUEST, expires_at_s=NOW_S + expires_in_s)
-    outcome, _ = run(channel().pay(request, STAMP), answer({"code_url": CODE_URL}))
-    assert outcome.credential.expires_at_s == NOW_S + credential_in_s
-    _, sent = run(channel().pay(replace(request, expires_at_s=NOW_S + sent_in_s), STAMP), NoAnswer("x", sent=True))
-    _, clamped = run(channel().pay(request, STAMP), NoAnswer("x", sent=True))
-    assert clamped[0].body == sent[0].body
+def test_the_expiry_stays_within_what_the_platform_takes(expires_in_s, sent_in_s):
+    request = replace(REQUEST, attempt=replace(ATTEMPT, expires_at_s=NOW_S + expires_in_s))
+    _, sent = run(channel().pay(request, STAMP), NoAnswer("x", sent=True))
+    assert of_rfc3339(json.loads(sent[0].body)["time_expire"]) == NOW_S + sent_in_s
+
+
+@pytest.mark.parametrize(
+    ("expires_in_s", "signed_in_s", "ends_in_s"),
+    [
+        (1800, 0, 1800),  # time_expire ends it
+        (3 * 3600, 0, 2 * 3600),  # the code dies before
+        (3 * 3600, 40, 2 * 3600 + 40),  # counted on the platform's clock, from its answer
+        (1800, -40, 1800),
+        (1800, 1790, 1850),  # the platform raises what is left to one minute
+        (1800, 4000, 4060),
+    ],
+)
+def test_a_credential_ends_when_nobody_can_pay_with_it_any_more(expires_in_s, signed_in_s, ends_in_s):
+    request = replace(REQUEST, attempt=replace(ATTEMPT, expires_at_s=NOW_S + expires_in_s))
+    now = replace(STAMP, now_s=NOW_S + max(0, signed_in_s))
+    outcome, _ = run(channel().pay(request, now), answer({"code_url": CODE_URL}, at_s=NOW_S + signed_in_s))
+    assert outcome.credential.expires_at_s == NOW_S + ends_in_s
 
 
 def test_a_long_subject_is_cut_to_127_characters():
@@ -164,11 +120,11 @@ def test_a_long_subject_is_cut_to_127_characters():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("method", "jsapi"),
         ("currency", "USD"),
         ("amount", 0),
         ("amount", -1),
         ("amount", True),
+        ("method", "scan"),
         ("out_trade_no", "short"),
         ("out_trade_no", "x" * 33),
         ("out_trade_no", "with blank"),
@@ -176,25 +132,18 @@ def test_a_long_subject_is_cut_to_127_characters():
         ("subject", "\ud800"),
         ("notify_url", "https://example.com/?a=1"),
         ("notify_url", "https://example.com/" + "x" * 256),
+        ("notify_url", "ftp://example.com/"),
+        ("notify_url", "https://example.com/a b"),
     ],
 )
 def test_what_the_platform_can_not_take_is_refused_by_name_and_never_sent(field, value):
-    outcome, sent = run(channel().pay(replace(REQUEST, **{field: value}), STAMP))
+    of_attempt = field in ("method", "out_trade_no")
+    change = {"attempt": replace(ATTEMPT, **{field: value})} if of_attempt else {field: value}
+    outcome, sent = run(channel().pay(replace(REQUEST, **change), STAMP))
     assert isinstance(outcome, Refused)
+    assert outcome.code == "invalid_request"
     assert outcome.message.startswith(f"{field}: ")
     assert sent == []
-
-
-@pytest.mark.parametrize(("status", "code"), DOCUMENTED)
-def test_every_documented_code_of_a_prepay(status, code):
-    plain = code.replace("_", "")
-    refused = plain in REFUSED
-    confirming = [NOT_EXIST] if refused else []
-    outcome, _ = run(channel().pay(REQUEST, STAMP), error(status, code), *confirming)
-    expected = Refused if refused else AlreadyPaid if plain == "ORDERPAID" else Unknown
-    assert type(outcome) is expected
-    if refused:
-        assert outcome == Refused(code=code, message="文字")
 
 
 @pytest.mark.parametrize(
@@ -217,14 +166,6 @@ def test_a_refusal_counts_only_if_no_earlier_send_was_taken(confirming, expected
     assert nonces[0] != nonces[1]
 
 
-@pytest.mark.parametrize("reply", UNDECIDED)
-@pytest.mark.parametrize("verb", ["pay", "query", "close"])
-def test_silence_and_answers_that_decide_nothing_are_unknown(verb, reply):
-    about = REQUEST if verb == "pay" else OUT_TRADE_NO
-    outcome, _ = run(getattr(channel(), verb)(about, STAMP), reply)
-    assert type(outcome) is Unknown
-
-
 # --- query
 
 
@@ -245,12 +186,12 @@ def test_silence_and_answers_that_decide_nothing_are_unknown(verb, reply):
     ],
 )
 def test_every_trade_state(trade_state, expected):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**TRADE, "trade_state": trade_state}))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer({**TRADE, "trade_state": trade_state}))
     assert type(outcome) is expected
 
 
 def test_a_paid_answer_states_the_order_amount_not_what_the_payer_gave_after_coupons():
-    outcome, sent = run(channel().query(OUT_TRADE_NO, STAMP), answer(TRADE))
+    outcome, sent = run(channel().query(ATTEMPT, STAMP), answer(TRADE))
     assert sent[0].target == f"/v3/pay/transactions/out-trade-no/{OUT_TRADE_NO}?mchid={MCHID}"
     assert sent[0].body == b""
     payment = outcome.payment
@@ -260,7 +201,7 @@ def test_a_paid_answer_states_the_order_amount_not_what_the_payer_gave_after_cou
 
 @pytest.mark.parametrize(("field", "value"), [("mchid", "1900000000"), ("appid", "wxother")])
 def test_money_of_another_account_is_stated_under_that_account(field, value):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**TRADE, field: value}))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer({**TRADE, field: value}))
     assert outcome.payment.account != channel().account
     assert value in outcome.payment.account
 
@@ -268,14 +209,14 @@ def test_money_of_another_account_is_stated_under_that_account(field, value):
 def test_a_live_answer_about_an_unpaid_trade_names_no_currency_and_empty_fields():
     trade = {name: TRADE[name] for name in ("mchid", "appid", "out_trade_no")}
     live = {**trade, "trade_state": "NOTPAY", "amount": {"payer_currency": "CNY", "total": 100}, "transaction_id": ""}
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**live, "success_time": "", "attach": ""}))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer({**live, "success_time": "", "attach": ""}))
     assert outcome == NotPaid()
 
 
 @pytest.mark.parametrize("state", ["NOTPAY", "CLOSED"])
 @pytest.mark.parametrize("field", ["mchid", "appid"])
 def test_an_unpaid_trade_of_another_account_says_nothing(field, state):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**TRADE, "trade_state": state, field: "other"}))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer({**TRADE, "trade_state": state, field: "other"}))
     assert type(outcome) is Unknown
 
 
@@ -305,7 +246,7 @@ def test_an_unpaid_trade_of_another_account_says_nothing(field, state):
     ],
 )
 def test_a_paid_answer_that_is_not_exactly_understood_is_unknown(change):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**TRADE, **change}))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer({**TRADE, **change}))
     assert type(outcome) is Unknown
 
 
@@ -321,41 +262,28 @@ def test_a_paid_answer_that_is_not_exactly_understood_is_unknown(change):
     ],
 )
 def test_success_time_is_read_to_the_second(success_time, unix_s):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer({**TRADE, "success_time": success_time}))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer({**TRADE, "success_time": success_time}))
     assert outcome.payment.success_at_s == unix_s
-
-
-@pytest.mark.parametrize(("status", "code"), DOCUMENTED)
-def test_every_documented_code_of_a_query(status, code):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), error(status, code))
-    assert type(outcome) is (NotFound if code.replace("_", "") == "ORDERNOTEXIST" else Unknown)
 
 
 # --- close
 
 
 def test_only_a_signed_204_closes():
-    outcome, sent = run(channel().close(OUT_TRADE_NO, STAMP), answer(status=204))
+    outcome, sent = run(channel().close(ATTEMPT, STAMP), answer(status=204))
     assert outcome == ClosedAtChannel()
     assert json.loads(sent[0].body) == {"mchid": MCHID}
     assert sent[0].target == f"/v3/pay/transactions/out-trade-no/{OUT_TRADE_NO}/close"
     for other in (Response(204, {}, b""), answer(b"{}", status=200), answer(status=202)):
-        outcome, _ = run(channel().close(OUT_TRADE_NO, STAMP), other)
+        outcome, _ = run(channel().close(ATTEMPT, STAMP), other)
         assert type(outcome) is Unknown
-
-
-@pytest.mark.parametrize(("status", "code"), DOCUMENTED)
-def test_every_documented_code_of_a_close(status, code):
-    table = {"ORDERPAID": AlreadyPaid, "ORDERCLOSED": ClosedAtChannel, "ORDERNOTEXIST": NotFound}
-    outcome, _ = run(channel().close(OUT_TRADE_NO, STAMP), error(status, code))
-    assert type(outcome) is table.get(code.replace("_", ""), Unknown)
 
 
 # --- belief
 
 
 def test_the_request_is_signed_over_exactly_what_goes_out():
-    _, [request] = run(channel().close(OUT_TRADE_NO, STAMP), NoAnswer("x", sent=True))
+    _, [request] = run(channel().close(ATTEMPT, STAMP), NoAnswer("x", sent=True))
     scheme, pairs = request.headers["Authorization"].split(" ", 1)
     parts = dict(re.findall(r'(\w+)="([^"]*)"', pairs))
     message = f"POST\n{request.target}\n{NOW_S}\n{parts['nonce_str']}\n".encode() + request.body + b"\n"
@@ -370,7 +298,7 @@ def test_the_request_is_signed_over_exactly_what_goes_out():
 
 def test_answers_signed_by_either_kind_of_key_are_believed():
     for how in ({}, {"serial": CERTIFICATE_SERIAL, "by": "certificate"}):
-        outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer(TRADE, **how))
+        outcome, _ = run(channel().query(ATTEMPT, STAMP), answer(TRADE, **how))
         assert type(outcome) is Paid
 
 
@@ -392,31 +320,25 @@ def test_answers_signed_by_either_kind_of_key_are_believed():
 def test_a_2xx_that_does_not_verify_is_unknown(headers):
     body = json.dumps(TRADE).encode()
     headers = {**signed(body), **headers} if headers else {}
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), Response(200, headers, body))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), Response(200, headers, body))
     assert type(outcome) is Unknown
     assert "not believed" in outcome.reason
 
 
 @pytest.mark.parametrize(("age_s", "expected"), [(299, Paid), (-299, Paid), (300, Unknown), (-300, Unknown)])
 def test_an_answer_signed_300_seconds_off_is_not_believed(age_s, expected):
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), answer(TRADE, at_s=NOW_S - age_s))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), answer(TRADE, at_s=NOW_S - age_s))
     assert type(outcome) is expected
 
 
 def test_a_missing_signature_type_means_the_only_one_there_is():
     reply = answer(TRADE)
     headers = {name: value for name, value in reply.headers.items() if name != "wechatpay-signature-type"}
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), replace(reply, headers=headers))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), replace(reply, headers=headers))
     assert type(outcome) is Paid
 
 
 # --- keys
-
-
-def platform_certificate(name: str, not_after=NOT_AFTER) -> bytes:
-    key_, start = key(name), NOT_AFTER - timedelta(3650)
-    builder = x509.CertificateBuilder(NAME, NAME, key_.public_key(), 0xBEEF, start, not_after)
-    return builder.sign(key_, SHA256()).public_bytes(Encoding.PEM)
 
 
 def certificate_list(*pems: bytes) -> Response:
@@ -426,16 +348,16 @@ def certificate_list(*pems: bytes) -> Response:
 
 def test_an_answer_with_an_unknown_serial_refreshes_the_keys_once_and_is_then_believed():
     one, reply = channel(), answer(TRADE, serial="BEEF", by="new")
-    outcome, sent = run(one.query(OUT_TRADE_NO, STAMP), reply, certificate_list(platform_certificate("new")))
+    outcome, sent = run(one.query(ATTEMPT, STAMP), reply, certificate_list(certificate("new")))
     assert type(outcome) is Paid
     assert sent[1].target == "/v3/certificates"
-    outcome, _ = run(one.query(OUT_TRADE_NO, STAMP), reply)
+    outcome, _ = run(one.query(ATTEMPT, STAMP), reply)
     assert type(outcome) is Paid
 
 
 def test_an_unknown_serial_that_stays_unknown_is_asked_for_once():
     reply = answer(TRADE, serial="DEAD", by="new")
-    outcome, _ = run(channel().query(OUT_TRADE_NO, STAMP), reply, certificate_list(platform_certificate("new")))
+    outcome, _ = run(channel().query(ATTEMPT, STAMP), reply, certificate_list(certificate("new")))
     assert type(outcome) is Unknown
 
 
@@ -444,9 +366,9 @@ def test_an_unknown_serial_that_stays_unknown_is_asked_for_once():
     [
         certificate_list(),
         certificate_list(b"rubbish"),
-        certificate_list(platform_certificate("new", not_after=NOT_AFTER - timedelta(3600))),
-        certificate_list(*[platform_certificate("new")] * 17),
-        Response(200, {}, certificate_list(platform_certificate("new")).body.replace(b"AEAD_AES_256_GCM", b"NONE")),
+        certificate_list(certificate("new", not_after=NOT_AFTER - timedelta(3600))),
+        certificate_list(*[certificate("new")] * 17),
+        Response(200, {}, certificate_list(certificate("new")).body.replace(b"AEAD_AES_256_GCM", b"NONE")),
         Response(200, {}, b"["),
         error(404, "RESOURCE_NOT_EXISTS"),
         NoAnswer("timeout", sent=True),
@@ -456,52 +378,8 @@ def test_an_unknown_serial_that_stays_unknown_is_asked_for_once():
 def test_a_refresh_that_brings_nothing_usable_changes_nothing(reply):
     one = channel()
     assert run(one.refresh_keys(STAMP), reply)[0] is False
-    assert type(run(one.query(OUT_TRADE_NO, STAMP), answer(TRADE))[0]) is Paid
+    assert type(run(one.query(ATTEMPT, STAMP), answer(TRADE))[0]) is Paid
 
 
 def test_an_unusable_certificate_does_not_hide_a_usable_one():
-    assert run(channel().refresh_keys(STAMP), certificate_list(b"rubbish", platform_certificate("new")))[0] is True
-
-
-# --- credentials
-
-PEM = key("merchant").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-PUBLIC_PEM = key("public").public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-FILES = {
-    "mchid": MCHID,
-    "appid": APPID,
-    "merchant_serial": "ABCDEF",
-    "private_key_pem": PEM,
-    "api_v3_key": API_V3_KEY,
-    "public_key_id": PUBLIC_KEY_ID,
-    "public_key_pem": PUBLIC_PEM,
-    "platform_certificates_pem": {"platform.pem": platform_certificate("certificate")},
-    "now_s": NOW_S,
-}
-
-
-def test_credentials_from_files_verify_by_both_kinds_of_key():
-    credentials = load_credentials(**FILES)
-    assert credentials.verification_keys.keys() == {PUBLIC_KEY_ID, "BEEF"}
-    outcome, _ = run(WeChatPay(credentials).query(OUT_TRADE_NO, STAMP), answer(TRADE, serial="BEEF", by="certificate"))
-    assert type(outcome) is Paid
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"api_v3_key": b"short"}, "api_v3_key: must be 32 bytes, has 5"),
-        ({"private_key_pem": b""}, "private_key_file: not an unencrypted private key"),
-        ({"public_key_pem": b""}, "public_key_file: not a public key"),
-        ({"public_key_pem": None}, "public_key_id: it and the public key file go together"),
-        ({"public_key_id": None, "public_key_pem": None, "platform_certificates_pem": {}}, "public_key_id: give"),
-        ({"now_s": int(NOT_AFTER.timestamp()) + 1}, r"platform\.pem: the certificate expired on 2031-05-06"),
-    ],
-)
-def test_bad_credentials_are_refused_naming_the_field(change, message):
-    with pytest.raises(KeyMaterialError, match=f"^{message}"):
-        load_credentials(**{**FILES, **change})
-
-
-def test_credentials_do_not_show_their_secrets():
-    assert API_V3_KEY.decode() not in repr(load_credentials(**FILES))
+    assert run(channel().refresh_keys(STAMP), certificate_list(b"rubbish", certificate("new")))[0] is True

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.contract import ChannelPayment, RejectReason
+from channels.contract import ChannelPayment, ChannelRefund, RefundState, RejectReason
 from channels.errors import NotificationRejected
 from tests.unit.wechatpay_platform import (
     ACCOUNT,
     CERTIFICATE_SERIAL,
     NOW_S,
     OUT_TRADE_NO,
+    REFUND_NO,
+    REFUND_NOTICE,
     TRADE,
     channel,
     notice,
@@ -113,7 +115,69 @@ def test_a_notification_within_five_minutes_is_believed(age_s):
     assert CHANNEL.notification(signed(body), body, NOW_S + age_s).amount == 100
 
 
-@pytest.mark.parametrize("event_type", ["REFUND.SUCCESS", "TRANSACTION.PAYSCORE", "", "transaction.success"])
+# --- refunds
+
+REFUND_STATES = {
+    "SUCCESS": RefundState.SUCCEEDED,
+    "ABNORMAL": RefundState.ABNORMAL,
+    "CLOSED": RefundState.FAILED,
+    "PROCESSING": RefundState.PROCESSING,
+}
+
+
+def refund_notice(event_type: str = "REFUND.SUCCESS", **changed: object) -> bytes:
+    return notice({**REFUND_NOTICE, **changed}, event_type)
+
+
+@pytest.mark.parametrize("event_type", ["REFUND.SUCCESS", "REFUND.ABNORMAL", "REFUND.CLOSED"])
+@pytest.mark.parametrize("status", REFUND_STATES)
+def test_a_refund_s_notification_is_read_by_the_status_that_was_sealed(event_type, status):
+    body = refund_notice(event_type, refund_status=status)
+    assert CHANNEL.notification(signed(body), body, NOW_S) == ChannelRefund(
+        channel="wechatpay",
+        account=ACCOUNT,
+        refund_no=REFUND_NO,
+        state=REFUND_STATES[status],
+        out_trade_no=OUT_TRADE_NO,
+        channel_refund="50000000382026112100000000001",
+        amount=30,
+        currency="CNY",
+        success_at_s=NOW_S,
+        detail="支付用户零钱",
+    )
+
+
+def test_a_refund_of_another_merchant_is_stated_under_that_account():
+    body = refund_notice(mchid="1900000000")
+    assert CHANNEL.notification(signed(body), body, NOW_S).account == "1900000000/"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"refund_status": "REFUNDED"},
+        {"refund_status": None},
+        {"amount": {"total": 100}},
+        {"amount": {"refund": 1.5}},
+        {"amount": {"refund": 0}},
+        {"out_refund_no": ""},
+        {"mchid": None},
+        {"refund_id": "a\0"},
+    ],
+)
+def test_a_sealed_content_that_is_no_refund_is_unreadable(change):
+    assert signed_rejection(refund_notice(**change)) is RejectReason.UNREADABLE
+
+
+def test_a_payment_s_content_under_a_refund_s_event_is_unreadable_and_the_other_way_round():
+    assert signed_rejection(notice(TRADE, "REFUND.SUCCESS")) is RejectReason.UNREADABLE
+    assert signed_rejection(notice(REFUND_NOTICE, "TRANSACTION.SUCCESS")) is RejectReason.UNREADABLE
+
+
+# --- what is neither
+
+
+@pytest.mark.parametrize("event_type", ["REFUND.OTHER", "TRANSACTION.PAYSCORE", "", "transaction.success"])
 def test_another_event_is_told_apart_only_after_its_signature_held(event_type):
     body = notice(event_type=event_type)
     assert signed_rejection(body) is RejectReason.OTHER_EVENT
@@ -214,4 +278,12 @@ def test_any_value_in_any_field_of_a_sealed_payment_is_believed_or_rejected(fiel
     outer, _, inner = field.partition(".")
     trade = {**TRADE, outer: {**TRADE["amount"], inner: value} if inner else value}
     body = notice(trade)
+    believed_or_rejected(signed(body), body)
+
+
+@settings(max_examples=300, deadline=None)
+@given(field=st.sampled_from([*REFUND_NOTICE, "amount.refund", "amount.currency"]), value=json_values)
+def test_any_value_in_any_field_of_a_sealed_refund_is_believed_or_rejected(field, value):
+    outer, _, inner = field.partition(".")
+    body = refund_notice(**{outer: {**REFUND_NOTICE["amount"], inner: value} if inner else value})
     believed_or_rejected(signed(body), body)

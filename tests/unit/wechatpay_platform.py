@@ -3,7 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from channels.contract import PaymentRequest, Request, Response, Stamp
+from channels.contract import AttemptKey, PaymentRequest, RefundKey, RefundRequest, Request, Response, Stamp
 from channels.wechatpay import Credentials, WeChatPay
 
 NOT_AFTER = datetime(2031, 5, 6, tzinfo=UTC)
@@ -26,24 +27,56 @@ API_V3_KEY = b"0123456789abcdef0123456789ABCDEF"
 PUBLIC_KEY_ID = "PUB_KEY_ID_0119000072912024120500326400001234"
 CERTIFICATE_SERIAL = "5157F09EFDC096DE15EBE81A47057A7232F1B8E1"
 OUT_TRADE_NO = "01JD0000000000000000000ORD01"
+TRANSACTION = "4200000000202611210000000001"
+REFUND_NO = "01JD00000000000000000000RF"
 STAMP = Stamp(now_s=NOW_S, nonce="n" * 32)
+ATTEMPT = AttemptKey(OUT_TRADE_NO, "native", NOW_S, NOW_S + 1800)
 REQUEST = PaymentRequest(
-    out_trade_no=OUT_TRADE_NO,
-    method="native",
+    attempt=ATTEMPT,
     amount=100,
     currency="CNY",
     subject="测试商品",
     notify_url="https://pay.example.com/callbacks/wechatpay/x/01",
-    expires_at_s=NOW_S + 1800,
 )
 TRADE: dict[str, Any] = {
     "mchid": MCHID,
     "appid": APPID,
     "out_trade_no": OUT_TRADE_NO,
-    "transaction_id": "4200000000202611210000000001",
+    "transaction_id": TRANSACTION,
     "trade_state": "SUCCESS",
     "success_time": "2025-10-09T16:53:20+08:00",
     "amount": {"total": 100, "payer_total": 60, "currency": "CNY", "payer_currency": "USD"},
+}
+REFUND_KEY = RefundKey(REFUND_NO, NOW_S, OUT_TRADE_NO, TRANSACTION)
+REFUND_REQUEST = RefundRequest(
+    refund=REFUND_KEY,
+    amount=30,
+    total=100,
+    currency="CNY",
+    reason="商品已售完",
+    notify_url="https://pay.example.com/callbacks/wechatpay/refunds/x",
+)
+REFUND: dict[str, Any] = {
+    "refund_id": "50000000382026112100000000001",
+    "out_refund_no": REFUND_NO,
+    "transaction_id": TRANSACTION,
+    "out_trade_no": OUT_TRADE_NO,
+    "channel": "ORIGINAL",
+    "user_received_account": "支付用户零钱",
+    "success_time": "2025-10-09T16:53:20+08:00",
+    "create_time": "2025-10-09T16:53:10+08:00",
+    "status": "SUCCESS",
+    "funds_account": "AVAILABLE",
+    "amount": {"total": 100, "refund": 30, "payer_total": 60, "payer_refund": 18, "currency": "CNY", "from": []},
+    "promotion_detail": [],
+}
+REFUND_NOTICE: dict[str, Any] = {
+    "mchid": MCHID,
+    **{name: REFUND[name] for name in ("transaction_id", "out_trade_no", "refund_id", "out_refund_no")},
+    "refund_status": "SUCCESS",
+    "success_time": "2025-10-09T16:53:20+08:00",
+    "user_received_account": "支付用户零钱",
+    "amount": {"total": 100, "refund": 30, "payer_total": 60, "payer_refund": 18},
 }
 
 
@@ -93,12 +126,19 @@ def sealed(plaintext: bytes, associated_data: str = "transaction") -> dict[str, 
     }
 
 
-def notice(trade: object = TRADE, event_type: str = "TRANSACTION.SUCCESS") -> bytes:
+def notice(content: object = TRADE, event_type: str = "TRANSACTION.SUCCESS") -> bytes:
     """The body of a notification."""
-    plaintext = trade if isinstance(trade, bytes) else json.dumps(trade).encode()
+    plaintext = content if isinstance(content, bytes) else json.dumps(content).encode()
     return json.dumps(
         {"id": "EV-1", "event_type": event_type, "resource_type": "encrypt-resource", "resource": sealed(plaintext)}
     ).encode()
+
+
+def certificate(name: str, not_after: datetime = NOT_AFTER, serial: int = 0xBEEF) -> bytes:
+    """A self-signed certificate of one of the keys, valid for ten years before `NOT_AFTER`."""
+    key_, start = key(name), NOT_AFTER - timedelta(3650)
+    builder = x509.CertificateBuilder(NAME, NAME, key_.public_key(), serial, start, not_after)
+    return builder.sign(key_, SHA256()).public_bytes(Encoding.PEM)
 
 
 def run(flow: Generator[Request, Response, Any], *answers: Response | Exception) -> tuple[Any, list[Request]]:
