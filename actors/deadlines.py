@@ -5,6 +5,8 @@ An order counts in `step` how many rungs of its present ladder it has used; ente
 
 import msgspec
 
+from actors.order import Attempt, Order
+
 
 class Schedule(msgspec.Struct, frozen=True):
     """The ladders, in milliseconds. Defaults are the recipe's: 30 s of silence, then 10, 20, 30 s, then slower."""
@@ -26,9 +28,31 @@ def after_query(schedule: Schedule, step: int, at_ms: int, expires_at_ms: int) -
     return min(at_ms + delay_ms, max(expires_at_ms, at_ms))
 
 
-def closing_check(schedule: Schedule, step: int, at_ms: int) -> int | None:
-    """When a closing order asks again; None: the ladder is used up, nobody knows."""
-    return at_ms + schedule.closing_ms[step] if step < len(schedule.closing_ms) else None
+def gone_after(schedule: Schedule, attempt: Attempt) -> int:
+    """From when on a channel that does not know the attempt never will.
+
+    Some know nothing before the payer opens what they were given: that must have expired. And no request of ours may
+    still be on its way.
+    """
+    last_ms = attempt.submitted_at_ms
+    if attempt.credential is not None:
+        last_ms = max(last_ms, attempt.credential.expires_at_ms)
+    return last_ms + schedule.not_found_final_ms
+
+
+def closing_check(schedule: Schedule, step: int, at_ms: int, order: Order, attempt: Attempt) -> int | None:
+    """When a closing attempt is asked after again; None: the ladder is used up, nobody knows.
+
+    It is not used up while the attempt may still come to an end by itself, by the expiry that its channel was given or
+    by never having been known: until then its last rung is repeated, and either moment is looked at as it comes.
+    """
+    ends_ms = order.expires_at_ms if attempt.credential is None else attempt.credential.expires_at_ms
+    moments_ms = (ends_ms, gone_after(schedule, attempt))
+    rungs_ms = schedule.closing_ms
+    if step >= len(rungs_ms) and at_ms >= max(moments_ms) + rungs_ms[-1]:
+        return None
+    check_ms = at_ms + rungs_ms[min(step, len(rungs_ms) - 1)]
+    return min([check_ms, *(moment_ms for moment_ms in moments_ms if moment_ms > at_ms)])
 
 
 def watch_check(schedule: Schedule, step: int, closed_at_ms: int) -> int | None:

@@ -16,9 +16,14 @@ class Submit(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Ask the channel what became of attempt `number`."""
+    """Ask the channel what became of attempt `number`.
+
+    `contested`: it has just refused to close it, as paid. If it then says *not paid*, closing it again at once would go
+    round in circles.
+    """
 
     number: int
+    contested: bool = False
 
 
 class Close(msgspec.Struct, frozen=True):

@@ -25,10 +25,23 @@ class Verb(StrEnum):
     CLOSE = "close"
 
 
-class Credential(msgspec.Struct, frozen=True, gc=False):
-    """What the payer needs to pay: `type` is qr, url, form or params."""
+class CredentialType(StrEnum):
+    """What the payer is given. NONE: they have shown a code of theirs, and the channel asks them."""
 
-    type: str
+    QR = "qr"
+    URL = "url"
+    FORM = "form"
+    PARAMS = "params"
+    NONE = "none"
+
+
+class Credential(msgspec.Struct, frozen=True, gc=False):
+    """What the payer needs to pay; `value` is text, JSON text for FORM and PARAMS.
+
+    After `expires_at_ms` a channel that does not know the attempt never will.
+    """
+
+    type: CredentialType
     value: str
     expires_at_ms: int
 
@@ -37,7 +50,8 @@ class PayRequested(msgspec.Struct, frozen=True):
     """The app wants the payer to pay through this channel and method.
 
     `in_flight` holds the attempts whose submission is running in this process right now: one found `submitting` that is
-    not among them was interrupted, and is asked after before anything is sent again.
+    not among them was interrupted, and is asked after before anything is sent again. `tried_to_close` holds those that
+    this request has had closed already, to make room: one that came back is not to be closed once more for its sake.
     """
 
     at_ms: int
@@ -46,6 +60,7 @@ class PayRequested(msgspec.Struct, frozen=True):
     method: str
     params_json: str | None = None
     in_flight: frozenset[int] = frozenset()
+    tried_to_close: frozenset[int] = frozenset()
 
 
 class SubmitAccepted(msgspec.Struct, frozen=True):
@@ -90,10 +105,11 @@ class PaymentReported(msgspec.Struct, frozen=True):
 
 
 class ReportedNotPaid(msgspec.Struct, frozen=True):
-    """The channel knows the attempt; it can still be paid."""
+    """The channel knows the attempt; it can still be paid. `contested`: and said the opposite a moment ago."""
 
     at_ms: int
     number: int
+    contested: bool = False
 
 
 class ReportedNotFound(msgspec.Struct, frozen=True):
@@ -105,6 +121,13 @@ class ReportedNotFound(msgspec.Struct, frozen=True):
 
 class ReportedClosed(msgspec.Struct, frozen=True):
     """The channel says that the attempt can not be paid any more."""
+
+    at_ms: int
+    number: int
+
+
+class ReportedNotClosable(msgspec.Struct, frozen=True):
+    """The channel can not end the attempt; it ends by itself when the expiry that it was given has come."""
 
     at_ms: int
     number: int
@@ -149,6 +172,7 @@ Event: TypeAlias = (
     | ReportedNotPaid
     | ReportedNotFound
     | ReportedClosed
+    | ReportedNotClosable
     | ReportedAlreadyPaid
     | CloseRequested
     | SyncRequested

@@ -3,9 +3,10 @@
 TRANSITIONS names, for every event in every state, the rule that decides and the states it may lead to; `transition`
 looks it up and holds the rule to its word. The rules in prose:
 
-* A success is compared by its channel transaction first, then by amount, currency and account, and only then by state.
 * Unknown is never no: silence, errors and *not found* leave the attempt alive, and the ladder asks again.
-* Closing is an intent; the channel's word ends it: closed, or *not found* long after a submission nobody answered.
+* Closing is an intent; the channel's word ends it: closed, or *not found* once nothing the payer may hold is valid.
+* There is one live attempt. Another channel or method makes room first: the attempt is closed at its channel while the
+  order stays payable; if it can not be closed it is as it was before, and the other one has to wait.
 * Whatever is paid stays paid: later events are recorded and never take it back.
 * A refusal ends an attempt only if nobody can hold a credential of it: an earlier submission may have been answered.
 """
@@ -16,10 +17,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from actors import deadlines
+from actors.crediting import payment_reported
 from actors.deadlines import Schedule
 from actors.effects import Close, Query, Submit
 from actors.events import (
     CloseRequested,
+    Credential,
+    CredentialType,
     Due,
     Event,
     OutcomeUnknown,
@@ -27,6 +31,7 @@ from actors.events import (
     PayRequested,
     ReportedAlreadyPaid,
     ReportedClosed,
+    ReportedNotClosable,
     ReportedNotFound,
     ReportedNotPaid,
     SubmitAccepted,
@@ -40,17 +45,16 @@ from actors.order import (
     Attempt,
     AttemptState,
     Decision,
-    LatePolicy,
     Order,
     OrderState,
-    Payment,
-    PaymentKind,
     Reason,
     Reply,
 )
 
 CREATED, PAYING, CLOSING = OrderState.CREATED, OrderState.PAYING, OrderState.CLOSING
 PAID, CLOSED, EXCEPTION = OrderState.PAID, OrderState.CLOSED, OrderState.EXCEPTION
+
+STEP_MAX = 10_000  # rungs that repeat for a week are not counted on: more than any ladder has
 
 replace = msgspec.structs.replace
 
@@ -88,6 +92,7 @@ def _start_payment(order: Order, event: PayRequested, schedule: Schedule) -> Dec
         account=event.account,
         method=event.method,
         state=AttemptState.SUBMITTING,
+        started_at_ms=event.at_ms,
         submitted_at_ms=event.at_ms,
         params_json=event.params_json,
     )
@@ -108,42 +113,76 @@ def _pay_again(order: Order, event: PayRequested, schedule: Schedule) -> Decisio
         return _start_payment(order, event, schedule)
     if event.at_ms >= order.expires_at_ms:
         return replace(_begin_closing(order, live, event.at_ms, schedule), reply=Reply.ORDER_EXPIRED)
-    asked = (event.channel, event.account, event.method, event.params_json)
-    if asked != (live.channel, live.account, live.method, live.params_json):
-        return Decision(order, Reply.PAYMENT_IN_PROGRESS)
     if live.number in event.in_flight:
-        return Decision(order, Reply.WAIT)
+        return Decision(order, Reply.WAIT)  # its answer comes any moment, and decides what can be done
+    if live.state is AttemptState.CLOSING:
+        return _wait_for_room(order, live, event)
+    if not live.fulfils(event):
+        return _make_room(order, live, event, schedule)
     if live.state is not AttemptState.PENDING:
         return Decision(order, Reply.WAIT, (Query(live.number),))
-    if live.credential is not None and live.credential.expires_at_ms > event.at_ms:
+    if _usable(live.credential, event.at_ms):
         return Decision(order)
     return _submit_again(order, live, event.at_ms, schedule)
+
+
+def _usable(credential: Credential | None, at_ms: int) -> bool:
+    """Whether it can be given to a payer. Where nothing is shown nothing is renewed: the channel asks the payer."""
+    return credential is not None and (credential.type is CredentialType.NONE or at_ms < credential.expires_at_ms)
+
+
+def _make_room(order: Order, live: Attempt, event: PayRequested, schedule: Schedule) -> Decision:
+    """Another payment is wished for: the live attempt is closed at its channel before there is a new one."""
+    if live.number in event.tried_to_close:
+        return Decision(order, Reply.PAYMENT_IN_PROGRESS)
+    if len(order.attempts) >= ATTEMPTS_MAX:
+        return Decision(order, Reply.ATTEMPTS_EXHAUSTED)
+    check_ms = deadlines.after_query(schedule, 0, event.at_ms, order.expires_at_ms)
+    after = order.advanced(replace(live, state=AttemptState.CLOSING), step=0, next_check_at_ms=check_ms)
+    return Decision(after, Reply.WAIT, (Close(live.number),))
+
+
+def _wait_for_room(order: Order, live: Attempt, event: PayRequested) -> Decision:
+    """A close that has begun ends with the channel's word, whoever asks for what.
+
+    But if nobody ever got anything to pay the attempt with and that very payment is wished for again, it is taken up
+    again: it would take long to be sure that it never was.
+    """
+    after = order
+    if live.credential is None and live.fulfils(event):
+        after = order.advanced(replace(live, state=AttemptState.UNKNOWN))
+    return Decision(after, Reply.WAIT, (Query(live.number),))
 
 
 def _submit_again(order: Order, attempt: Attempt, at_ms: int, schedule: Schedule) -> Decision:
     """The same number once more: after the channel said that it does not know it, or for a fresh credential."""
     again = replace(attempt, state=AttemptState.SUBMITTING, submitted_at_ms=at_ms, submits=attempt.submits + 1)
     check_ms = min(at_ms + schedule.timeout_ms, order.expires_at_ms)
-    return Decision(_with(order, again, next_check_at_ms=check_ms), Reply.WAIT, (Submit(attempt.number),))
+    return Decision(order.advanced(again, next_check_at_ms=check_ms), Reply.WAIT, (Submit(attempt.number),))
 
 
 def _accepted(order: Order, event: SubmitAccepted, _: Schedule) -> Decision:
     attempt = order.attempt(event.number)
-    if attempt is None or attempt.state not in (AttemptState.SUBMITTING, AttemptState.UNKNOWN, AttemptState.PENDING):
-        return Decision(order)  # it came after the payment or after a close began: no way back
-    pending = replace(attempt, state=AttemptState.PENDING, credential=event.credential)
-    return Decision(_with(order, pending))
+    if attempt is None or not attempt.live:
+        return Decision(order)  # it came after the payment or after the end: no way back
+    if attempt.state is AttemptState.CLOSING:  # the close may have come too early to find anything
+        return Decision(order.advanced(replace(attempt, credential=event.credential)), effects=(Close(attempt.number),))
+    return Decision(order.advanced(replace(attempt, state=AttemptState.PENDING, credential=event.credential)))
 
 
 def _refused(order: Order, event: SubmitRefused, _: Schedule) -> Decision:
     attempt = order.attempt(event.number)
-    if attempt is None or attempt.state is not AttemptState.SUBMITTING:
+    if attempt is None or attempt.state not in (AttemptState.SUBMITTING, AttemptState.CLOSING):
         return Decision(order)
-    if attempt.credential is not None:  # an earlier submission was answered: somebody may hold its credential
-        return Decision(_with(order, replace(attempt, state=AttemptState.UNKNOWN)))
-    failed = replace(attempt, state=AttemptState.FAILED, failure_code=event.code, failure_message=event.message[:200])
-    after = _with(order, failed, step=0, next_check_at_ms=order.expires_at_ms)
-    return Decision(after, announce=Announcement.PAYMENT_FAILED)
+    if attempt.credential is None:
+        message = event.message[:200]
+        failed = replace(attempt, state=AttemptState.FAILED, failure_code=event.code, failure_message=message)
+        after = order.advanced(failed, step=0, next_check_at_ms=order.expires_at_ms)
+        return Decision(after, announce=Announcement.PAYMENT_FAILED)
+    if attempt.state is AttemptState.CLOSING:
+        return Decision(order)
+    # An earlier submission was answered: somebody may hold its credential.
+    return Decision(order.advanced(replace(attempt, state=AttemptState.UNKNOWN)))
 
 
 def _unknown(order: Order, event: OutcomeUnknown, schedule: Schedule) -> Decision:
@@ -151,79 +190,10 @@ def _unknown(order: Order, event: OutcomeUnknown, schedule: Schedule) -> Decisio
     if event.verb is not Verb.SUBMIT or attempt is None or attempt.state is not AttemptState.SUBMITTING:
         return Decision(order)  # the ladder's next rung asks again
     check_ms = min(event.at_ms + schedule.queries_ms[0], order.next_check_at_ms or order.expires_at_ms)
-    return Decision(_with(order, replace(attempt, state=AttemptState.UNKNOWN), next_check_at_ms=check_ms))
+    return Decision(order.advanced(replace(attempt, state=AttemptState.UNKNOWN), next_check_at_ms=check_ms))
 
 
 # --- what the channel says ------------------------------------------------------------------------------------------
-
-
-def _payment_reported(order: Order, event: PaymentReported, schedule: Schedule) -> Decision:
-    if order.knows(event.channel, event.account, event.transaction):
-        return Decision(order)
-    difference = _difference(order, event)
-    if difference is not None:
-        return _hold(order, event, difference, Announcement.ORDER_EXCEPTION, schedule)
-    if order.state is PAID:
-        return _excess(order, event)
-    if order.state is CLOSED and order.content.late_payment is LatePolicy.HOLD:
-        return _hold(order, event, Reason.LATE_PAYMENT, Announcement.ORDER_LATE_PAYMENT, schedule)
-    return _credit(order, event, schedule)
-
-
-def _difference(order: Order, event: PaymentReported) -> Reason | None:
-    attempt = order.attempt(event.number)
-    if attempt is None or attempt.channel != event.channel:
-        return Reason.UNKNOWN_ATTEMPT
-    if attempt.account != event.account:
-        return Reason.ACCOUNT_MISMATCH
-    if event.currency != order.content.currency:
-        return Reason.CURRENCY_MISMATCH
-    return Reason.AMOUNT_MISMATCH if event.amount != order.content.amount else None
-
-
-def _credit(order: Order, event: PaymentReported, schedule: Schedule) -> Decision:
-    attempts = _settled(order, event.number)
-    other = next((attempt for attempt in attempts if attempt.live), None)
-    if other is not None:  # an older attempt was paid while a newer one is open: nobody shall pay that one as well
-        attempts = _replaced(attempts, replace(other, state=AttemptState.CLOSING))
-    after = replace(
-        order,
-        state=PAID,
-        version=order.version + 1,
-        attempts=attempts,
-        payments=(*order.payments, _payment(event, PaymentKind.CREDIT)),
-        paid_amount=event.amount,
-        late=order.state is CLOSED or event.success_at_ms > order.expires_at_ms,
-        reason=None,
-        paid_at_ms=event.success_at_ms,
-        step=0,
-        next_check_at_ms=deadlines.closing_check(schedule, 0, event.at_ms) if other else None,
-    )
-    return Decision(after, effects=(Close(other.number),) if other else (), announce=Announcement.ORDER_PAID)
-
-
-def _excess(order: Order, event: PaymentReported) -> Decision:
-    after = replace(
-        order,
-        version=order.version + 1,
-        attempts=_settled(order, event.number),
-        payments=(*order.payments, _payment(event, PaymentKind.EXCESS)),
-    )
-    if after.live_attempt is None:
-        after = replace(after, next_check_at_ms=None)
-    return Decision(after, announce=Announcement.PAYMENT_DUPLICATE, case=Reason.EXCESS_PAYMENT)
-
-
-def _hold(order: Order, event: PaymentReported, reason: Reason, announce: Announcement, schedule: Schedule) -> Decision:
-    """Money arrived that must not be credited: keep it in sight, for people. A paid order stays paid."""
-    payments = (*order.payments, _payment(event, PaymentKind.HELD))
-    mine = reason not in (Reason.ACCOUNT_MISMATCH, Reason.UNKNOWN_ATTEMPT)
-    attempts = _settled(order, event.number) if mine else order.attempts
-    after = replace(order, version=order.version + 1, payments=payments, attempts=attempts)
-    if order.state is not PAID:
-        check_ms = deadlines.exception_check(schedule, 0, event.at_ms)
-        after = replace(after, state=EXCEPTION, reason=reason, step=0, next_check_at_ms=check_ms)
-    return Decision(after, announce=announce, case=reason)
 
 
 def _not_paid(order: Order, event: ReportedNotPaid, schedule: Schedule) -> Decision:
@@ -233,10 +203,10 @@ def _not_paid(order: Order, event: ReportedNotPaid, schedule: Schedule) -> Decis
     if order.state is EXCEPTION and order.reason is Reason.UNKNOWN_OUTCOME:  # it speaks again: end it properly
         return _begin_closing(order, attempt, event.at_ms, schedule)
     if attempt.state is AttemptState.CLOSING:
-        return Decision(order, Reply.WAIT, (Close(attempt.number),))
+        return Decision(order, Reply.WAIT, () if event.contested else (Close(attempt.number),))
     if attempt.state is AttemptState.PENDING:
         return Decision(order)
-    return Decision(_with(order, replace(attempt, state=AttemptState.PENDING)))
+    return Decision(order.advanced(replace(attempt, state=AttemptState.PENDING)))
 
 
 def _not_paid_after_closed(order: Order, event: ReportedNotPaid, _: Schedule) -> Decision:
@@ -250,13 +220,25 @@ def _not_found(order: Order, event: ReportedNotFound, schedule: Schedule) -> Dec
     attempt = order.attempt(event.number)
     if attempt is None or not attempt.live or attempt.state is AttemptState.PENDING:
         return Decision(order)
-    if order.state is PAYING and event.at_ms < order.expires_at_ms:
-        return _submit_again(order, attempt, event.at_ms, schedule)
-    # If nobody ever got a credential to pay it with, and no request of ours can still be on its way, it never was.
-    never = attempt.credential is None and event.at_ms >= attempt.submitted_at_ms + schedule.not_found_final_ms
-    if order.state is not PAYING and never:
+    if order.state is PAYING and attempt.state is not AttemptState.CLOSING:
+        soon = event.at_ms < order.expires_at_ms
+        return _submit_again(order, attempt, event.at_ms, schedule) if soon else Decision(order)
+    if event.at_ms >= deadlines.gone_after(schedule, attempt):
         return _attempt_ended(order, attempt, event.at_ms, schedule)
-    return Decision(order)
+    return _payable_after_all(order, attempt)
+
+
+def _not_closable(order: Order, event: ReportedNotClosable, _: Schedule) -> Decision:
+    attempt = order.attempt(event.number)
+    closing = attempt is not None and attempt.state is AttemptState.CLOSING
+    return _payable_after_all(order, attempt) if attempt is not None and closing else Decision(order)
+
+
+def _payable_after_all(order: Order, attempt: Attempt) -> Decision:
+    """It was not closed, and somebody may hold a credential of it: in an order that is not to end it is as before."""
+    if order.state is not PAYING or attempt.credential is None:
+        return Decision(order)
+    return Decision(order.advanced(replace(attempt, state=AttemptState.PENDING)))
 
 
 def _closed_at_channel(order: Order, event: ReportedClosed, schedule: Schedule) -> Decision:
@@ -267,7 +249,7 @@ def _closed_at_channel(order: Order, event: ReportedClosed, schedule: Schedule) 
 
 
 def _attempt_ended(order: Order, attempt: Attempt, at_ms: int, schedule: Schedule) -> Decision:
-    after = _with(order, replace(attempt, state=AttemptState.CLOSED, credential=None))
+    after = order.advanced(replace(attempt, state=AttemptState.CLOSED, credential=None))
     if order.state is PAYING:
         return Decision(replace(after, step=0, next_check_at_ms=order.expires_at_ms))
     if order.state is PAID:
@@ -278,7 +260,7 @@ def _attempt_ended(order: Order, attempt: Attempt, at_ms: int, schedule: Schedul
 
 
 def _already_paid(order: Order, event: ReportedAlreadyPaid, _: Schedule) -> Decision:
-    return Decision(order, Reply.WAIT, (Query(event.number),))
+    return Decision(order, Reply.WAIT, (Query(event.number, contested=True),))
 
 
 # --- close, sync, time ----------------------------------------------------------------------------------------------
@@ -292,13 +274,12 @@ def _close_requested(order: Order, event: CloseRequested, schedule: Schedule) ->
 
 
 def _begin_closing(order: Order, live: Attempt, at_ms: int, schedule: Schedule) -> Decision:
-    after = _with(
-        order,
+    after = order.advanced(
         replace(live, state=AttemptState.CLOSING),
         state=CLOSING,
         reason=None,
         step=0,
-        next_check_at_ms=deadlines.closing_check(schedule, 0, at_ms),
+        next_check_at_ms=deadlines.closing_check(schedule, 0, at_ms, order, live),
     )
     return Decision(after, Reply.WAIT, (Close(live.number),))
 
@@ -347,42 +328,42 @@ def _due_before_payment(order: Order, at_ms: int, schedule: Schedule) -> Decisio
     if at_ms >= order.expires_at_ms:
         return _expire(order, at_ms, schedule)
     if live is None:
-        return Decision(_with(order, None, next_check_at_ms=order.expires_at_ms))
+        return Decision(order.advanced(next_check_at_ms=order.expires_at_ms))
     check_ms = deadlines.after_query(schedule, order.step, at_ms, order.expires_at_ms)
-    after = _with(order, None, step=order.step + 1, next_check_at_ms=check_ms)
+    after = order.advanced(step=min(order.step + 1, STEP_MAX), next_check_at_ms=check_ms)
     return Decision(after, effects=(Query(live.number),))
 
 
 def _due_closing(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     live = order.live_attempt
     assert live is not None, "a closing order has the attempt it closes"
-    check_ms = deadlines.closing_check(schedule, order.step + 1, at_ms)
+    step = min(order.step + 1, STEP_MAX)
+    check_ms = deadlines.closing_check(schedule, step, at_ms, order, live)
     if check_ms is not None:
-        after = _with(order, None, step=order.step + 1, next_check_at_ms=check_ms)
-        return Decision(after, effects=(Query(live.number),))
+        return Decision(order.advanced(step=step, next_check_at_ms=check_ms), effects=(Query(live.number),))
     check_ms = deadlines.exception_check(schedule, 0, at_ms)
-    after = _with(order, None, state=EXCEPTION, reason=Reason.UNKNOWN_OUTCOME, step=0, next_check_at_ms=check_ms)
+    after = order.advanced(state=EXCEPTION, reason=Reason.UNKNOWN_OUTCOME, step=0, next_check_at_ms=check_ms)
     return Decision(after, announce=Announcement.ORDER_EXCEPTION, case=Reason.UNKNOWN_OUTCOME)
 
 
 def _due_paid(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     """Paid, but another attempt is not yet closed at its channel."""
-    live = order.live_attempt
-    check_ms = deadlines.closing_check(schedule, order.step + 1, at_ms) if live else None
-    after = _with(order, None, step=order.step + 1, next_check_at_ms=check_ms)
+    live, step = order.live_attempt, min(order.step + 1, STEP_MAX)
+    check_ms = deadlines.closing_check(schedule, step, at_ms, order, live) if live else None
+    after = order.advanced(step=step, next_check_at_ms=check_ms)
     case = Reason.UNCLOSED_ATTEMPT if live and check_ms is None else None
     return Decision(after, effects=(Query(live.number),) if live else (), case=case)
 
 
 def _due_closed(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     check_ms = deadlines.watch_check(schedule, order.step + 1, order.closed_at_ms or at_ms)
-    after = _with(order, None, step=order.step + 1, next_check_at_ms=check_ms)
+    after = order.advanced(step=order.step + 1, next_check_at_ms=check_ms)
     return Decision(after, effects=tuple(Query(a.number) for a in order.attempts if _worth_asking(order, a)))
 
 
 def _due_exception(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     check_ms = deadlines.exception_check(schedule, order.step + 1, at_ms)
-    after = _with(order, None, step=order.step + 1, next_check_at_ms=check_ms)
+    after = order.advanced(step=order.step + 1, next_check_at_ms=check_ms)
     return Decision(after, effects=tuple(Query(a.number) for a in order.attempts if _worth_asking(order, a)))
 
 
@@ -397,39 +378,6 @@ _DUE: dict[OrderState, Callable[[Order, int, Schedule], Decision]] = {
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
-
-
-def _with(order: Order, attempt: Attempt | None, **changes: Any) -> Order:
-    """The order one version on, with one attempt replaced."""
-    if attempt is not None:
-        changes["attempts"] = _replaced(order.attempts, attempt)
-    return replace(order, version=order.version + 1, **changes)
-
-
-def _replaced(attempts: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
-    return (*attempts[: attempt.number - 1], attempt, *attempts[attempt.number :])
-
-
-def _settled(order: Order, number: int) -> tuple[Attempt, ...]:
-    attempt = order.attempt(number)
-    if attempt is None:
-        return order.attempts
-    return _replaced(order.attempts, replace(attempt, state=AttemptState.SUCCEEDED, credential=None))
-
-
-def _payment(event: PaymentReported, kind: PaymentKind) -> Payment:
-    return Payment(
-        number=event.number,
-        channel=event.channel,
-        account=event.account,
-        transaction=event.transaction,
-        kind=kind,
-        amount=event.amount,
-        currency=event.currency,
-        success_at_ms=event.success_at_ms,
-        learned_at_ms=event.at_ms,
-        learned_by=event.source,
-    )
 
 
 def _refuse(reply: Reply) -> RuleFunction:
@@ -464,12 +412,12 @@ TRANSITIONS: dict[type[Event], dict[OrderState, Rule]] = {
     SubmitRefused: {PAYING: _rule(_refused), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
     OutcomeUnknown: {PAYING: _rule(_unknown), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
     PaymentReported: {
-        CREATED: _rule(_payment_reported, EXCEPTION),
-        PAYING: _rule(_payment_reported, PAID, EXCEPTION),
-        CLOSING: _rule(_payment_reported, PAID, EXCEPTION),
-        PAID: _rule(_payment_reported),
-        CLOSED: _rule(_payment_reported, PAID, EXCEPTION),
-        EXCEPTION: _rule(_payment_reported, PAID),
+        CREATED: _rule(payment_reported, EXCEPTION),
+        PAYING: _rule(payment_reported, PAID, EXCEPTION),
+        CLOSING: _rule(payment_reported, PAID, EXCEPTION),
+        PAID: _rule(payment_reported),
+        CLOSED: _rule(payment_reported, PAID, EXCEPTION),
+        EXCEPTION: _rule(payment_reported, PAID),
     },
     ReportedNotPaid: {
         **_ignored(CREATED),
@@ -493,6 +441,7 @@ TRANSITIONS: dict[type[Event], dict[OrderState, Rule]] = {
         PAID: _rule(_closed_at_channel),
         EXCEPTION: _rule(_closed_at_channel, CLOSED),
     },
+    ReportedNotClosable: {PAYING: _rule(_not_closable), **_ignored(CREATED, CLOSING, PAID, CLOSED, EXCEPTION)},
     ReportedAlreadyPaid: {
         **_ignored(CREATED, PAID),
         PAYING: _rule(_already_paid),

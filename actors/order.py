@@ -5,11 +5,12 @@ garbage collector (`gc=False`): these values hold no cycles.
 """
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from actors.effects import Effect
-from actors.events import Credential
+from actors.events import Credential, PayRequested
 
 ATTEMPTS_MAX = 99  # an attempt's number has two digits in its out_trade_no
 
@@ -85,13 +86,18 @@ class Content(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One try to pay the order through one channel. `submits` counts how often it was sent under its one number."""
+    """One try to pay the order through one channel. `submits` counts how often it was sent under its one number.
+
+    `started_at_ms` is when it was first made durable and never changes: with the number, it names the attempt at its
+    channel. `submitted_at_ms` is when it was last sent.
+    """
 
     number: int
     channel: str
     account: str
     method: str
     state: AttemptState
+    started_at_ms: int
     submitted_at_ms: int
     submits: int = 1
     params_json: str | None = None
@@ -103,6 +109,11 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     def live(self) -> bool:
         """Whether somebody may still pay it."""
         return self.state in LIVE
+
+    def fulfils(self, wish: PayRequested) -> bool:
+        """Whether it is the payment that was asked for."""
+        asked = (wish.channel, wish.account, wish.method, wish.params_json)
+        return asked == (self.channel, self.account, self.method, self.params_json)
 
 
 class Payment(msgspec.Struct, frozen=True, gc=False):
@@ -152,12 +163,23 @@ class Order(msgspec.Struct, frozen=True, gc=False):
         """The attempt of that number."""
         return self.attempts[number - 1] if 1 <= number <= len(self.attempts) else None
 
+    def advanced(self, attempt: Attempt | None = None, **changes: Any) -> "Order":
+        """The order one version on, with one attempt replaced."""
+        if attempt is not None:
+            changes["attempts"] = replaced(self.attempts, attempt)
+        return msgspec.structs.replace(self, version=self.version + 1, **changes)
+
     def knows(self, channel: str, account: str, transaction: str) -> bool:
         """Whether this channel transaction was recorded before. To be asked before anything else about a payment."""
         return any(
             payment.transaction == transaction and payment.channel == channel and payment.account == account
             for payment in self.payments
         )
+
+
+def replaced(attempts: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
+    """The attempts with this one in the place of its number."""
+    return (*attempts[: attempt.number - 1], attempt, *attempts[attempt.number :])
 
 
 def attempt_id(order_id: str, number: int) -> str:

@@ -20,10 +20,13 @@ from channels import wechatpay
 from gateway import probe
 from gateway.api.auth import Authenticator
 from gateway.api.callbacks import CallbacksApi
+from gateway.api.callers_orders import CallersOrders
+from gateway.api.channels import ChannelsApi
 from gateway.api.edge import Edge
 from gateway.api.health import HealthApi
 from gateway.api.orders import OrdersApi
 from gateway.api.orders import Settings as OrderSettings
+from gateway.api.payments import PaymentsApi
 from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
 from gateway.clock import DatabaseClock
@@ -122,10 +125,13 @@ class Gateway:
         self._stack.push_async_callback(keys.stop)
         self._stack.push_async_callback(sweep.stop)
         self._health = HealthApi(pool, dedup, metrics, partial(_gauge, metrics, registry, group_commit))
-        settings = OrderSettings(config.orders.expires_in_s, config.checks.pay_wait_s, config.server.single_process)
+        settings = OrderSettings(config.orders.expires_in_s, config.checks.pay_wait_s)
         authenticator = Authenticator(apps, endpoints)
+        orders = CallersOrders(authenticator, registry, journal, single_process=config.server.single_process)
         routes = [
-            *OrdersApi(authenticator, registry, journal, dedup, clock, channels, settings).routes(),
+            *OrdersApi(authenticator, registry, journal, orders, dedup, clock, settings).routes(),
+            *PaymentsApi(orders, clock, channels, config.checks.pay_wait_s).routes(),
+            *ChannelsApi(authenticator, channels).routes(),
             *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
             *self._health.routes(),
         ]

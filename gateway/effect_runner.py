@@ -17,11 +17,13 @@ from actors.effects import Close, Effect, Query, Submit
 from actors.errors import OrderNotFound, Stopped, WriteRejected
 from actors.events import (
     Credential,
+    CredentialType,
     Event,
     OutcomeUnknown,
     PaymentReported,
     ReportedAlreadyPaid,
     ReportedClosed,
+    ReportedNotClosable,
     ReportedNotFound,
     ReportedNotPaid,
     Source,
@@ -34,10 +36,12 @@ from actors.ports import Clock
 from channels.contract import (
     Accepted,
     AlreadyPaid,
+    AttemptKey,
     Channel,
     ChannelPayment,
     ClosedAtChannel,
     CloseOutcome,
+    NotClosable,
     NotFound,
     NotPaid,
     Paid,
@@ -133,32 +137,30 @@ class EffectRunner:
         if installed is None or installed.channel.account != attempt.account:
             reason = f"channel {attempt.channel} with account {attempt.account} is not installed"
             return OutcomeUnknown(self._clock.now_ms(), attempt.number, _VERBS[type(effect)], reason)
-        out_trade_no = attempt_id(order.order_id, attempt.number)
-        channel, transport = installed.channel, installed.transport
+        key, channel, transport = _key(order, attempt), installed.channel, installed.transport
         probe("before_channel")
         match effect:
             case Submit():
-                request = self._payment_request(order, attempt, out_trade_no)
+                request = self._payment_request(order, attempt, key)
                 paid = await transport.run(lambda stamp: channel.pay(request, stamp), op="pay", retries=1)
                 return self._submitted(attempt.number, paid)
-            case Query():
-                found = await transport.run(lambda stamp: channel.query(out_trade_no, stamp), op="query", retries=1)
-                return self._queried(attempt.number, found)
+            case Query(contested=contested):
+                found = await transport.run(lambda stamp: channel.query(key, stamp), op="query", retries=1)
+                return self._queried(attempt.number, found, contested)
             case Close():
-                ended = await transport.run(lambda stamp: channel.close(out_trade_no, stamp), op="close", retries=1)
+                ended = await transport.run(lambda stamp: channel.close(key, stamp), op="close", retries=1)
                 return self._closed(attempt.number, ended)
             case _:
                 assert_never(effect)
 
-    def _payment_request(self, order: Order, attempt: Attempt, out_trade_no: str) -> PaymentRequest:
+    def _payment_request(self, order: Order, attempt: Attempt, key: AttemptKey) -> PaymentRequest:
         return PaymentRequest(
-            out_trade_no=out_trade_no,
-            method=attempt.method,
+            attempt=key,
             amount=order.content.amount,
             currency=order.content.currency,
             subject=order.content.subject,
             notify_url=f"{self._public_url}/callbacks/{attempt.channel}/{order.order_id}/{attempt.number:02d}",
-            expires_at_s=order.expires_at_ms // 1000 - EXPIRY_MARGIN_S,
+            return_url=order.content.return_url or "",
             params={} if attempt.params_json is None else json.loads(attempt.params_json),
         )
 
@@ -166,8 +168,8 @@ class EffectRunner:
         at_ms = self._clock.now_ms()
         match outcome:
             case Accepted(credential):
-                shown = Credential(credential.type, credential.value, credential.expires_at_s * 1000)
-                return SubmitAccepted(at_ms, number, shown)
+                kind = CredentialType(credential.type)
+                return SubmitAccepted(at_ms, number, Credential(kind, credential.value, credential.expires_at_s * 1000))
             case Refused(code, message):
                 return SubmitRefused(at_ms, number, _storable(code), _storable(message))
             case AlreadyPaid():
@@ -177,13 +179,13 @@ class EffectRunner:
             case _:
                 assert_never(outcome)
 
-    def _queried(self, number: int, outcome: QueryOutcome) -> Event:
+    def _queried(self, number: int, outcome: QueryOutcome, contested: bool) -> Event:
         at_ms = self._clock.now_ms()
         match outcome:
             case Paid(payment):
                 return payment_reported(at_ms, number, Source.QUERY, payment)
             case NotPaid():
-                return ReportedNotPaid(at_ms, number)
+                return ReportedNotPaid(at_ms, number, contested)
             case NotFound():
                 return ReportedNotFound(at_ms, number)
             case ClosedAtChannel():
@@ -202,6 +204,8 @@ class EffectRunner:
                 return ReportedAlreadyPaid(at_ms, number)
             case NotFound():
                 return ReportedNotFound(at_ms, number)
+            case NotClosable():
+                return ReportedNotClosable(at_ms, number)
             case Unknown(reason):
                 return OutcomeUnknown(at_ms, number, Verb.CLOSE, reason)
             case _:
@@ -225,6 +229,16 @@ class EffectRunner:
                 return
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, TELL_AGAIN_MAX_S)
+
+
+def _key(order: Order, attempt: Attempt) -> AttemptKey:
+    """What names the attempt at its channel: the same in every verb, whenever it is asked."""
+    return AttemptKey(
+        out_trade_no=attempt_id(order.order_id, attempt.number),
+        method=attempt.method,
+        started_at_s=attempt.started_at_ms // 1000,
+        expires_at_s=order.expires_at_ms // 1000 - EXPIRY_MARGIN_S,
+    )
 
 
 def _storable(text: str) -> str:

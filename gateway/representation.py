@@ -5,15 +5,15 @@ from functools import lru_cache
 
 import msgspec
 
-from actors.events import Credential
+from actors.events import Credential, CredentialType
 from actors.order import Attempt, Order, OrderState, attempt_id
 
 
 class CredentialView(msgspec.Struct, frozen=True):
-    """What the payer needs to pay."""
+    """What the payer needs to pay: text of a QR code or an address, object of a form or of parameters, or nothing."""
 
     type: str
-    value: str
+    value: str | msgspec.Raw | None
     expires_at: str
 
 
@@ -198,4 +198,9 @@ def _attempt_view(order: Order, attempt: Attempt) -> AttemptView:
 def _credential_view(credential: Credential | None) -> CredentialView | None:
     if credential is None:
         return None
-    return CredentialView(credential.type, credential.value, rfc3339(credential.expires_at_ms))
+    value: str | msgspec.Raw | None = credential.value
+    if credential.type in (CredentialType.FORM, CredentialType.PARAMS):
+        value = msgspec.Raw(credential.value.encode())
+    elif credential.type is CredentialType.NONE:
+        value = None
+    return CredentialView(credential.type, value, rfc3339(credential.expires_at_ms))

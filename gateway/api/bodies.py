@@ -65,7 +65,7 @@ class Pay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     channel: Word
     method: Word
-    params: Annotated[dict[Label, Annotated[str, Meta(max_length=512)]], Meta(max_length=20)] | None = None
+    params: Annotated[dict[str, Any], Meta(max_length=20)] | None = None  # what is right in them the method says
 
 
 class Reader(Generic[T]):

@@ -12,7 +12,7 @@ from actors.errors import ActorError, OrderNotFound, WriteRejected
 from actors.events import Source
 from actors.ports import Clock, Journal
 from actors.registry import Registry
-from channels.contract import Acknowledgement, Channel, ChannelPayment, RejectReason
+from channels.contract import Acknowledgement, Channel, ChannelPayment, ChannelRefund, Notified, RejectReason
 from channels.errors import NotificationRejected
 from gateway import ids
 from gateway.api.bodies import read_bytes
@@ -38,6 +38,7 @@ class Verdict(StrEnum):
     """What became of a notification, beside the reasons for which a channel's are rejected."""
 
     VERIFIED = "verified"
+    REFUND = "refund"  # believed; orders do not know refunds yet
     MISDIRECTED = "misdirected"  # believed, but it speaks of another attempt than the path
     UNKNOWN_ORDER = "unknown_order"
     CONTRADICTORY = "contradictory"  # believed, but the database refuses it: its transaction paid another order
@@ -83,17 +84,22 @@ class CallbacksApi:
             await self._record_unverified(self._arrival(request, headers, b"", Verdict.TOO_LARGE))
             raise
         try:
-            payment = await self._verify(channel, headers, body)
+            notified = await self._verify(channel, headers, body)
         except NotificationRejected as rejected:
-            await self._record_unverified(self._arrival(request, headers, body, rejected.reason))
+            arrival = self._arrival(request, headers, body, rejected.reason)
+            if rejected.reason is RejectReason.OTHER_EVENT:
+                return await self._keep(channel, arrival)
+            await self._record_unverified(arrival)
             return _answer(channel.refuse(rejected.reason))
-        if payment.out_trade_no != order_id + attempt:
+        if notified.out_trade_no not in (order_id + attempt, None):
             await self._record(self._arrival(request, headers, body, Verdict.MISDIRECTED))
             return _answer(channel.refuse(RejectReason.MALFORMED))
+        if isinstance(notified, ChannelRefund):
+            return await self._keep(channel, self._arrival(request, headers, body, Verdict.REFUND))
         arrival = self._arrival(request, headers, body, Verdict.VERIFIED)
-        return await self._credit(channel, payment, arrival, order_id, int(attempt))
+        return await self._credit(channel, notified, arrival, order_id, int(attempt))
 
-    async def _verify(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> ChannelPayment:
+    async def _verify(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> Notified:
         now_s = self._clock.now_ms() // 1000
         try:
             return channel.notification(headers, body, now_s)
@@ -101,6 +107,19 @@ class CallbacksApi:
             if rejected.reason is not RejectReason.UNKNOWN_KEY or not await self._keys.refresh(channel.name):
                 raise
         return channel.notification(headers, body, now_s)
+
+    async def _keep(self, channel: Channel, arrival: Arrival) -> web.Response:
+        """The channel's own word, and nothing we act on: it is kept, and must not be sent for a day."""
+        try:
+            await self._journal.commit(record(arrival))
+        except ActorError:
+            return self._deferred(channel)
+        self._metrics.notifications[arrival.channel, arrival.verdict].inc()
+        return _answer(channel.acknowledge())
+
+    def _deferred(self, channel: Channel) -> web.Response:
+        self._metrics.notifications[channel.name, Verdict.DEFERRED].inc()
+        return _answer(msgspec.structs.replace(channel.refuse("try again"), status=503))
 
     async def _record(self, arrival: Arrival) -> None:
         """The channel said it, it moves no order, and that it came is kept."""
@@ -138,8 +157,7 @@ class CallbacksApi:
             await self._record(msgspec.structs.replace(arrival, verdict=Verdict.CONTRADICTORY))
             return _answer(msgspec.structs.replace(channel.refuse("contradicts what is known"), status=409))
         except ActorError:
-            self._metrics.notifications[channel.name, Verdict.DEFERRED].inc()
-            return _answer(msgspec.structs.replace(channel.refuse("try again"), status=503))
+            return self._deferred(channel)
         self._metrics.notifications[channel.name, Verdict.VERIFIED].inc()
         probe("before_ack")
         return _answer(channel.acknowledge())

@@ -42,6 +42,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "order_expired": Kind(409, "The order has expired"),
     "order_in_exception": Kind(409, "People are looking at this order"),
     "payment_in_progress": Kind(409, "Another payment of this order is in progress", retryable=True),
+    "qr_unavailable": Kind(409, "There is no QR code to show"),
     "attempts_exhausted": Kind(409, "The order was attempted too often"),
     "body_too_large": Kind(413, "The body is too large"),
     "content_type_unsupported": Kind(415, "The body must be application/json, not encoded"),

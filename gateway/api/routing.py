@@ -56,7 +56,8 @@ class Router:
     def _place(self, path: str) -> dict[str, Handler]:
         if "{" not in path:
             return self._fixed.setdefault(path, {})
-        return self._patterns.setdefault(re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), {})
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path))
+        return self._patterns.setdefault(re.compile(pattern), {})
 
     def _match(self, path: str) -> tuple[dict[str, Handler], dict[str, Any]]:
         for pattern, handlers in self._patterns.items():

@@ -65,14 +65,15 @@ FROM moves m JOIN moved USING (order_id)
 
 -- section: attempts
 INSERT INTO attempts (attempt_id, order_id, number, channel, account, method, params, state, credential, failure_code,
-                      failure_message, submits, submitted_at)
+                      failure_message, submits, started_at, submitted_at)
 SELECT a.attempt_id, a.order_id, a.number, a.channel, a.account, a.method, a.params::json, a.state, a.credential::json,
-       a.failure_code, a.failure_message, a.submits, to_timestamp(a.submitted_at_ms::float8 / 1000)
+       a.failure_code, a.failure_message, a.submits, to_timestamp(a.started_at_ms::float8 / 1000),
+       to_timestamp(a.submitted_at_ms::float8 / 1000)
 FROM unnest({attempt_id:text}, {order_id:text}, {number:int}, {channel:text}, {account:text}, {method:text}, {params:text},
             {state:text}, {credential:text}, {failure_code:text}, {failure_message:text}, {submits:int},
-            {submitted_at_ms:bigint})
+            {started_at_ms:bigint}, {submitted_at_ms:bigint})
      AS a (attempt_id, order_id, number, channel, account, method, params, state, credential, failure_code,
-           failure_message, submits, submitted_at_ms)
+           failure_message, submits, started_at_ms, submitted_at_ms)
 JOIN applied USING (order_id)
 ON CONFLICT (attempt_id) DO UPDATE
 SET state = EXCLUDED.state, credential = EXCLUDED.credential, failure_code = EXCLUDED.failure_code,

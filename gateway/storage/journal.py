@@ -87,6 +87,7 @@ class _AttemptRow(msgspec.Struct):
     account: str
     method: str
     state: AttemptState
+    started_at_ms: int
     submitted_at_ms: int
     submits: int
     params: msgspec.Raw | None
@@ -157,6 +158,7 @@ def _attempt_of(row: _AttemptRow) -> Attempt:
         account=row.account,
         method=row.method,
         state=row.state,
+        started_at_ms=row.started_at_ms,
         submitted_at_ms=row.submitted_at_ms,
         submits=row.submits,
         params_json=None if row.params is None else bytes(row.params).decode(),

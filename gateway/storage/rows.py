@@ -143,6 +143,7 @@ def _attempt(order_id: str, attempt: Attempt) -> Row:
         attempt.failure_code,
         attempt.failure_message,
         attempt.submits,
+        attempt.started_at_ms,
         attempt.submitted_at_ms,
     )
 

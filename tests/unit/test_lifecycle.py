@@ -1,94 +1,60 @@
 """The order's life, rule by rule, on plain values."""
 
-from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from actors.deadlines import Schedule
 from actors.effects import Close, Query, Submit
 from actors.events import (
     CloseRequested,
     Credential,
+    CredentialType,
     Due,
     Event,
     OutcomeUnknown,
-    PaymentReported,
-    PayRequested,
     ReportedAlreadyPaid,
     ReportedClosed,
+    ReportedNotClosable,
     ReportedNotFound,
     ReportedNotPaid,
     Source,
     SubmitAccepted,
     SubmitRefused,
-    SyncRequested,
     Verb,
 )
 from actors.lifecycle import TRANSITIONS, transition
 from actors.order import (
     Announcement,
     AttemptState,
-    Content,
-    Decision,
     LatePolicy,
     Order,
     OrderState,
     PaymentKind,
     Reason,
     Reply,
-    new_order,
 )
-
-SCHEDULE = Schedule()
-BORN_MS = 1_000_000
-EXPIRES_MS = BORN_MS + 1_800_000
-CONTENT = Content(app_id="shop", out_order_no="A-1", amount=100, currency="CNY", subject="tea")
-CREDENTIAL = Credential("qr", "weixin://pay", EXPIRES_MS)
-
-
-def fresh(**changes: Any) -> Order:
-    content = msgspec.structs.replace(CONTENT, **changes)
-    return new_order("0" * 26, content, BORN_MS, EXPIRES_MS)
-
-
-def pay(at_ms: int = BORN_MS + 1, in_flight: frozenset[int] = frozenset()) -> PayRequested:
-    return PayRequested(at_ms, "wechatpay", "m/a", "native", None, in_flight)
-
-
-def paid_event(at_ms: int = BORN_MS + 9000, **changes: Any) -> PaymentReported:
-    facts: dict[str, Any] = {
-        "number": 1,
-        "source": Source.NOTIFICATION,
-        "channel": "wechatpay",
-        "account": "m/a",
-        "transaction": "T1",
-        "amount": 100,
-        "currency": "CNY",
-        "success_at_ms": at_ms - 500,
-    }
-    return PaymentReported(at_ms=at_ms, **(facts | changes))
-
-
-def told(order: Order, *events: Event) -> Order:
-    for event in events:
-        order = transition(order, event, SCHEDULE).order
-    return order
-
-
-def decide(order: Order, event: Event) -> Decision:
-    return transition(order, event, SCHEDULE)
-
-
-SUBMITTING = told(fresh(), pay())
-PENDING = told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, CREDENTIAL))
-UNKNOWN = told(SUBMITTING, OutcomeUnknown(BORN_MS + 50, 1, Verb.SUBMIT, "silence"))
-CLOSING = told(PENDING, CloseRequested(BORN_MS + 60))
-CLOSED = told(CLOSING, ReportedClosed(BORN_MS + 70, 1))
-PAID = told(PENDING, paid_event())
+from tests.unit.orders import (
+    BORN_MS,
+    CLOSED,
+    CLOSING,
+    CREDENTIAL,
+    EXPIRES_MS,
+    FINAL_MS,
+    PAID,
+    PENDING,
+    SCHEDULE,
+    SUBMITTING,
+    UNKNOWN,
+    decide,
+    fresh,
+    paid_event,
+    pay,
+    qr,
+    told,
+)
 
 
 def test_every_state_has_a_rule_for_every_event() -> None:
@@ -128,17 +94,24 @@ def test_a_submission_found_interrupted_is_asked_after_before_it_is_sent_again()
 
 
 def test_an_expired_credential_is_renewed_under_the_same_number() -> None:
-    decision = decide(
-        told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, Credential("qr", "x", BORN_MS + 60))), pay(BORN_MS + 61)
-    )
+    decision = decide(told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, qr(BORN_MS + 60))), pay(BORN_MS + 61))
     assert decision.effects == (Submit(1),)
     assert len(decision.order.attempts) == 1
 
 
-def test_another_method_while_one_is_open_is_refused() -> None:
-    decision = decide(PENDING, msgspec.structs.replace(pay(), method="jsapi"))
-    assert decision.reply is Reply.PAYMENT_IN_PROGRESS
-    assert decision.order is PENDING
+def test_a_payer_who_was_asked_by_the_channel_is_not_asked_again_however_long_it_takes() -> None:
+    """A bar code: there is nothing to show, so nothing that could have expired."""
+    asked = told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, Credential(CredentialType.NONE, "", BORN_MS + 60)))
+    for at_ms in (BORN_MS + 51, BORN_MS + 61, EXPIRES_MS - 1):
+        decision = decide(asked, pay(at_ms))
+        assert (decision.order, decision.reply, decision.effects) == (asked, Reply.DONE, ())
+
+
+def test_an_attempt_keeps_its_first_moment_however_often_it_is_sent() -> None:
+    again = told(UNKNOWN, ReportedNotFound(BORN_MS + 100, 1), OutcomeUnknown(BORN_MS + 150, 1, Verb.SUBMIT, "silence"))
+    again = told(again, ReportedNotFound(BORN_MS + 200, 1))
+    attempt = again.attempts[0]
+    assert (attempt.submits, attempt.started_at_ms, attempt.submitted_at_ms) == (3, BORN_MS + 1, BORN_MS + 200)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +144,7 @@ def test_a_refusal_after_silence_ends_the_attempt_for_nobody_got_a_credential() 
 
 
 def test_a_refusal_of_a_fresh_credential_says_nothing_of_the_one_somebody_holds() -> None:
-    shown = told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, Credential("qr", "x", BORN_MS + 60)))
+    shown = told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, qr(BORN_MS + 60)))
     decision = decide(told(shown, pay(BORN_MS + 61)), SubmitRefused(BORN_MS + 99, 1, "PARAM_ERROR", "no"))
     assert decision.order.attempts[0].state is AttemptState.UNKNOWN
     assert decision.announce is None
@@ -266,17 +239,43 @@ def test_only_the_channels_word_closes_an_open_attempt() -> None:
     assert CLOSING.state is OrderState.CLOSING
     assert decide(CLOSING, OutcomeUnknown(BORN_MS + 70, 1, Verb.CLOSE, "silence")).order is CLOSING
     assert decide(CLOSING, ReportedNotPaid(BORN_MS + 70, 1)).effects == (Close(1),)
-    assert decide(CLOSING, ReportedAlreadyPaid(BORN_MS + 70, 1)).effects == (Query(1),)
+    assert decide(CLOSING, ReportedNotClosable(BORN_MS + 70, 1)).order is CLOSING
+    assert decide(CLOSING, ReportedAlreadyPaid(BORN_MS + 70, 1)).effects == (Query(1, contested=True),)
     assert CLOSED.state is OrderState.CLOSED
     assert CLOSED.next_check_at_ms == BORN_MS + 70 + SCHEDULE.watch_ms[0]
 
 
-def test_not_found_closes_only_what_nobody_could_pay_and_only_long_after() -> None:
+def test_a_channel_that_says_paid_and_then_not_paid_is_asked_again_later_and_not_at_once() -> None:
+    decision = decide(CLOSING, ReportedNotPaid(BORN_MS + 70, 1, contested=True))
+    assert (decision.order, decision.effects) == (CLOSING, ())
+
+
+def test_not_found_closes_what_nobody_could_pay_and_only_long_after() -> None:
     never_answered = told(UNKNOWN, CloseRequested(BORN_MS + 60))
     assert decide(never_answered, ReportedNotFound(BORN_MS + 70, 1)).order is never_answered
     final_ms = CLOSING.attempts[0].submitted_at_ms + SCHEDULE.not_found_final_ms
+    assert decide(never_answered, ReportedNotFound(final_ms - 1, 1)).order is never_answered
     assert decide(never_answered, ReportedNotFound(final_ms, 1)).order.state is OrderState.CLOSED
     assert decide(CLOSING, ReportedNotFound(final_ms, 1)).order is CLOSING, "somebody holds a credential"
+
+
+@pytest.mark.parametrize("state", [OrderState.CLOSING, OrderState.EXCEPTION])
+def test_not_found_closes_what_can_not_be_opened_any_more(state: OrderState) -> None:
+    """Alipay and UnionPay know nothing of an attempt before the payer opens it: until then that says nothing."""
+    reason = Reason.UNKNOWN_OUTCOME if state is OrderState.EXCEPTION else None
+    order = msgspec.structs.replace(CLOSING, state=state, reason=reason)
+    assert decide(order, ReportedNotFound(FINAL_MS - 1, 1)).order is order
+    assert decide(order, ReportedNotFound(FINAL_MS, 1)).order.state is OrderState.CLOSED
+
+
+def test_not_found_is_not_final_while_a_fresh_submission_may_be_on_its_way() -> None:
+    """Its old credential has long expired; that of the submission which nobody answered has not."""
+    shown = told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, qr(BORN_MS + 60)))
+    again_ms = BORN_MS + 1_000_000
+    order = told(shown, pay(again_ms), CloseRequested(again_ms + 1))
+    assert decide(order, ReportedNotFound(again_ms + 5, 1)).order is order
+    final_ms = again_ms + SCHEDULE.not_found_final_ms
+    assert decide(order, ReportedNotFound(final_ms, 1)).order.state is OrderState.CLOSED
 
 
 def test_the_channel_closing_by_itself_leaves_the_order_payable() -> None:
@@ -322,6 +321,83 @@ def test_expiry_starts_the_close_protocol_and_silence_to_the_end_is_an_exception
     assert told(order, ReportedNotPaid(order.next_check_at_ms, 1)).state is OrderState.CLOSING
 
 
+def looks(order: Order, *answers: Event) -> tuple[Order, list[int]]:
+    """The order looked after until it needs no more checks or is in exception; when its channel was asked.
+
+    The channel gives the last of `answers` that it has come to by then, each at its `at_ms`.
+    """
+    asked_at_ms: list[int] = []
+    while order.next_check_at_ms is not None and order.state is not OrderState.EXCEPTION:
+        at_ms = order.next_check_at_ms
+        decision = decide(order, Due(at_ms))
+        order = decision.order
+        if decision.effects == (Query(1),):
+            asked_at_ms.append(at_ms)
+            known = [answer for answer in answers if answer.at_ms <= at_ms]
+            if known and order.live_attempt is not None:
+                order = told(order, msgspec.structs.replace(known[-1], at_ms=at_ms + 50))
+    return order, asked_at_ms
+
+
+@pytest.mark.parametrize("said", [ReportedNotPaid(0, 1), ReportedNotFound(0, 1), OutcomeUnknown(0, 1, Verb.QUERY, "x")])
+def test_a_close_outlasts_what_the_payer_holds(said: Event) -> None:
+    """UnionPay closes nothing: an order closed by its app at minute 1 is closing until the expiry, then closed."""
+    order, asked_at_ms = looks(CLOSING, said, ReportedClosed(EXPIRES_MS, 1))
+    assert order.state is OrderState.CLOSED
+    assert order.closed_at_ms == EXPIRES_MS + 50, "looked at as the moment came"
+    assert max(b - a for a, b in pairwise(asked_at_ms[: -len(SCHEDULE.watch_ms)])) <= SCHEDULE.closing_ms[-1]
+
+
+def test_a_qr_code_that_nobody_scanned_closes_as_soon_as_nobody_can() -> None:
+    """Alipay never hears of it: not found is final when no scan can follow any more."""
+    order, asked_at_ms = looks(CLOSING, ReportedNotFound(0, 1))
+    assert (order.state, order.closed_at_ms) == (OrderState.CLOSED, FINAL_MS + 50)
+    assert EXPIRES_MS in asked_at_ms
+
+
+def test_silence_after_all_could_have_ended_is_an_exception_and_not_before() -> None:
+    order, asked_at_ms = looks(CLOSING)
+    assert (order.state, order.reason) == (OrderState.EXCEPTION, Reason.UNKNOWN_OUTCOME)
+    assert FINAL_MS in asked_at_ms
+    assert asked_at_ms[-1] < FINAL_MS + 2 * SCHEDULE.closing_ms[-1]
+
+
+def test_without_a_credential_the_order_s_own_expiry_is_waited_for() -> None:
+    order, _ = looks(told(UNKNOWN, CloseRequested(BORN_MS + 60)), ReportedNotPaid(0, 1), ReportedClosed(EXPIRES_MS, 1))
+    assert (order.state, order.closed_at_ms) == (OrderState.CLOSED, EXPIRES_MS + 50)
+
+
+def test_a_short_ladder_is_repeated_too() -> None:
+    impatient = Schedule(closing_ms=(60_000,))
+    order = transition(PENDING, CloseRequested(BORN_MS + 60), impatient).order
+    while order.state is OrderState.CLOSING:
+        assert order.next_check_at_ms is not None
+        at_ms = order.next_check_at_ms
+        order = transition(order, Due(at_ms), impatient).order
+    assert at_ms >= FINAL_MS + 60_000
+
+
+def test_a_paid_order_is_as_patient_with_its_other_attempt() -> None:
+    """No case for people while the attempt that can not be closed may still end by itself."""
+    second = told(PENDING, ReportedClosed(BORN_MS + 70, 1), pay(), SubmitAccepted(BORN_MS + 80, 2, CREDENTIAL))
+    order = told(second, paid_event(), ReportedNotClosable(BORN_MS + 9100, 2))
+    cases = []
+    while order.next_check_at_ms is not None and order.next_check_at_ms < FINAL_MS:
+        decision = decide(order, Due(order.next_check_at_ms))
+        cases.append(decision.case)
+        order = told(decision.order, ReportedNotFound(order.next_check_at_ms + 50, 2))
+    assert set(cases) == {None}
+    assert order.next_check_at_ms == FINAL_MS
+    ended = told(order, ReportedNotFound(FINAL_MS, 2))
+    assert (ended.state, ended.live_attempt, ended.next_check_at_ms) == (OrderState.PAID, None, None)
+    silent, seen = order, None
+    while seen is None:
+        assert silent.next_check_at_ms is not None
+        decision = decide(silent, Due(silent.next_check_at_ms))
+        silent, seen = decision.order, decision.case
+    assert seen is Reason.UNCLOSED_ATTEMPT
+
+
 def test_a_closed_order_is_watched_then_left_to_the_bill() -> None:
     order, moments = CLOSED, []
     while order.next_check_at_ms is not None:
@@ -330,83 +406,3 @@ def test_a_closed_order_is_watched_then_left_to_the_bill() -> None:
         assert decision.effects == (Query(1),)
         order = decision.order
     assert moments == list(SCHEDULE.watch_ms)
-
-
-# --- anything, in any order -----------------------------------------------------------------------------------------
-
-EVENTS = st.tuples(st.deferred(lambda: st.sampled_from(sorted(TELLS))), st.integers(1, 3))
-
-
-TELLS: dict[str, Callable[[int, Any, Order], Event]] = {
-    "pay": lambda at_ms, _, __: pay(at_ms),
-    "close": lambda at_ms, _, __: CloseRequested(at_ms),
-    "sync": lambda at_ms, _, __: SyncRequested(at_ms),
-    "due": lambda at_ms, _, order: Due(at_ms, order.version),
-    "stale": lambda at_ms, _, __: Due(at_ms - 1),
-    "accepted": lambda at_ms, number, _: SubmitAccepted(at_ms, number, Credential("qr", "x", at_ms + 5000)),
-    "refused": lambda at_ms, number, _: SubmitRefused(at_ms, number, "NO_AUTH", "no"),
-    "unknown": lambda at_ms, number, _: OutcomeUnknown(at_ms, number, Verb.SUBMIT, "silence"),
-    "not_paid": lambda at_ms, number, _: ReportedNotPaid(at_ms, number),
-    "not_found": lambda at_ms, number, _: ReportedNotFound(at_ms, number),
-    "closed": lambda at_ms, number, _: ReportedClosed(at_ms, number),
-    "already": lambda at_ms, number, _: ReportedAlreadyPaid(at_ms, number),
-    "paid": lambda at_ms, number, _: paid_event(at_ms, number=number, transaction=f"T{number}"),
-    "paid_wrong": lambda at_ms, number, _: paid_event(at_ms, number=number, transaction=f"W{number}", amount=7),
-    "paid_other": lambda at_ms, number, _: paid_event(at_ms, number=number, transaction=f"O{number}"),
-}
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.tuples(EVENTS, st.integers(1, 400_000)), max_size=40),
-    st.sampled_from([LatePolicy.ACCEPT, LatePolicy.HOLD]),
-)
-def test_whatever_happens_no_promise_is_broken(history: list[tuple[tuple[str, Any], int]], policy: LatePolicy) -> None:
-    order, now_ms, ever_paid = fresh(late_payment=policy), BORN_MS, False
-    for (kind, number), delay_ms in history:
-        now_ms += delay_ms
-        before, decision = order, decide(order, TELLS[kind](now_ms, number, order))
-        order = decision.order
-        assert order is before or order.version == before.version + 1
-        assert (decision.announce is None and decision.case is None) or order is not before
-        assert order.payments[: len(before.payments)] == before.payments, "what was recorded stays recorded"
-        credited = [payment for payment in order.payments if payment.kind is PaymentKind.CREDIT]
-        assert len(credited) <= 1
-        assert (order.state is OrderState.PAID) == bool(credited)
-        assert all(payment.amount == order.content.amount for payment in credited)
-        assert len({payment.transaction for payment in order.payments}) == len(order.payments)
-        assert sum(attempt.live for attempt in order.attempts) <= 1
-        assert not ever_paid or order.state is OrderState.PAID, "nothing downgrades paid"
-        ever_paid = order.state is OrderState.PAID
-        if order.live_attempt is not None and order.state in (OrderState.PAYING, OrderState.CLOSING):
-            assert order.next_check_at_ms is not None, "a payment somebody may still make is never forgotten"
-        if order.state is OrderState.CREATED:
-            assert order.next_check_at_ms is not None
-
-
-SAMPLES = [
-    fresh(),
-    fresh(late_payment=LatePolicy.HOLD),
-    *(SUBMITTING, PENDING, UNKNOWN, CLOSING, CLOSED, PAID),
-    told(PENDING, ReportedClosed(BORN_MS + 70, 1)),
-    told(PENDING, paid_event(amount=99)),
-    msgspec.structs.replace(CLOSED, content=msgspec.structs.replace(CONTENT, late_payment=LatePolicy.HOLD)),
-    msgspec.structs.replace(CLOSING, state=OrderState.EXCEPTION, reason=Reason.UNKNOWN_OUTCOME),
-    msgspec.structs.replace(CLOSING, step=len(SCHEDULE.closing_ms) - 1),
-    told(UNKNOWN, CloseRequested(BORN_MS + 60)),
-    msgspec.structs.replace(
-        told(UNKNOWN, CloseRequested(BORN_MS + 60)), state=OrderState.EXCEPTION, reason=Reason.UNKNOWN_OUTCOME
-    ),
-]
-
-
-def test_every_pair_of_state_and_event_is_decided_and_every_promised_state_is_reached() -> None:
-    reached: dict[tuple[type[Event], OrderState], set[OrderState]] = {}
-    for order in SAMPLES:
-        for at_ms in (BORN_MS + 100, EXPIRES_MS + 900_000):
-            for tell in TELLS.values():
-                event = tell(at_ms, 1, order)
-                left = {decide(order, event).order.state} - {order.state}
-                reached.setdefault((type(event), order.state), set()).update(left)
-    promised = {(event, state): set(rule.to) for event, rules in TRANSITIONS.items() for state, rule in rules.items()}
-    assert reached == promised
