@@ -6,8 +6,9 @@ from typing import Final
 
 CHINA: Final = timezone(timedelta(hours=8))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND: Final = timedelta(seconds=1)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_PLAIN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
+_PLAIN = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{1,9})?", re.ASCII)
 _COMPACT = re.compile(r"\d{14}", re.ASCII)
 
 
@@ -18,7 +19,7 @@ def rfc3339(unix_s: int) -> str:
 
 def plain(unix_s: int) -> str:
     """As Alipay writes it: `2026-11-21 10:00:00`."""
-    return datetime.fromtimestamp(unix_s, CHINA).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(unix_s, CHINA).isoformat(" ")[:19]
 
 
 def compact(unix_s: int) -> str:
@@ -31,24 +32,25 @@ def of_rfc3339(text: str) -> int | None:
     if not _RFC3339.fullmatch(text):
         return None
     try:
-        return (datetime.fromisoformat(text) - _EPOCH) // timedelta(seconds=1)
+        return (datetime.fromisoformat(text) - _EPOCH) // _SECOND
     except (ValueError, OverflowError):
         return None
 
 
 def of_plain(text: str) -> int | None:
-    """Unix seconds of what `plain` writes; None if it is anything else."""
-    return _beijing(text, "%Y-%m-%d %H:%M:%S") if _PLAIN.fullmatch(text) else None
+    """Whole unix seconds of what `plain` writes, also with a fraction behind; None if it is anything else."""
+    found = _PLAIN.fullmatch(text)
+    return _beijing(found[1]) if found else None
 
 
 def of_compact(text: str) -> int | None:
     """Unix seconds of what `compact` writes; None if it is anything else."""
-    return _beijing(text, "%Y%m%d%H%M%S") if _COMPACT.fullmatch(text) else None
+    return _beijing(f"{text[:8]}T{text[8:]}") if _COMPACT.fullmatch(text) else None
 
 
-def _beijing(text: str, shape: str) -> int | None:
+def _beijing(iso: str) -> int | None:
     try:
-        moment = datetime.strptime(text, shape).replace(tzinfo=CHINA)
+        moment = datetime.fromisoformat(iso).replace(tzinfo=CHINA)
     except ValueError:
         return None
-    return (moment - _EPOCH) // timedelta(seconds=1)
+    return (moment - _EPOCH) // _SECOND

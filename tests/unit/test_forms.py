@@ -1,0 +1,84 @@
+"""Forms of the wire: decoded once, nothing said twice, in any charset."""
+
+from urllib.parse import parse_qsl, quote_plus, unquote_to_bytes, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels import forms
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.dictionaries(TEXTS.filter(bool), TEXTS, max_size=8))
+def test_what_is_encoded_is_what_the_standard_library_writes_and_is_decoded_again(fields):
+    assert forms.encode(fields) == urlencode(fields).encode()
+    assert forms.decode(forms.encode(fields)) == fields
+
+
+@given(TEXTS)
+def test_a_text_is_quoted_as_the_standard_library_quotes_it(text):
+    assert forms.quoted(text) == quote_plus(text)
+
+
+@given(st.binary(max_size=40), st.binary(min_size=1, max_size=10))
+def test_any_bytes_survive_being_quoted(value, name):
+    body = f"{quote_plus(name)}={quote_plus(value)}".encode()
+    assert forms.decode_bytes(body) == {name: value}
+
+
+@given(st.lists(st.sampled_from(["%41", "%e6", "%E6", "a", "b", "+", "%2B", "%3D", "%26", "%0A", "%0D", "-", "_"])))
+def test_well_formed_escapes_are_read_as_the_standard_library_reads_them(parts):
+    text = "".join(parts)
+    assert forms.decode_bytes(f"k={text}".encode()) == {b"k": unquote_to_bytes(text.replace("+", " "))}
+
+
+@given(st.binary(max_size=60))
+def test_no_body_is_anything_but_fields_or_a_form_error(body):
+    try:
+        fields = forms.decode_bytes(body)
+    except forms.FormError:
+        return
+    assert all(isinstance(value, bytes) for value in fields.values())
+
+
+def test_it_is_decoded_once_and_both_ways_to_write_a_blank_are_read():
+    assert forms.decode(b"a=1+2%203&b=%252B&c=%2B") == {"a": "1 2 3", "b": "%2B", "c": "+"}
+
+
+def test_a_value_may_hold_what_separates_if_it_is_escaped_and_an_equals_sign_even_if_not():
+    assert forms.decode(b"a=%26b%3Dc&d=e=f") == {"a": "&b=c", "d": "e=f"}
+
+
+def test_empty_values_names_without_a_sign_and_empty_parts():
+    assert forms.decode(b"&a=&b&&c=1&") == {"a": "", "b": "", "c": "1"}
+    assert forms.decode(b"") == {}
+
+
+@pytest.mark.parametrize("body", [b"a=1&a=2", b"a=1&a=1", b"a=1&%61=1", b"a&a=", b"=1&=2"])
+def test_a_name_that_is_there_twice_is_refused(body):
+    with pytest.raises(forms.FormError, match="twice"):
+        forms.decode_bytes(body)
+
+
+def test_a_form_of_more_fields_than_anybody_sends_is_refused():
+    fields = [f"f{number}=1" for number in range(forms.FIELDS_MAX)]
+    assert len(forms.decode_bytes("&".join(fields).encode())) == forms.FIELDS_MAX
+    with pytest.raises(forms.FormError, match="more than"):
+        forms.decode_bytes("&".join([*fields, "x=1"]).encode())
+    with pytest.raises(forms.FormError, match="more than"):
+        forms.decode_bytes(b"&" * 1_000_000)
+
+
+def test_a_charset_is_kept_to():
+    assert forms.encode({"a": "测 试"}, "gbk") == b"a=%B2%E2+%CA%D4"
+    assert forms.decode(b"a=%B2%E2+%CA%D4", "gbk") == {"a": "测 试"}
+    assert forms.decode_bytes(b"a=%B2%E2") == {b"a": b"\xb2\xe2"}
+    with pytest.raises(forms.FormError, match="not utf-8"):
+        forms.decode(b"a=%B2%E2")
+
+
+def test_it_agrees_with_the_standard_library_about_a_real_body():
+    body = "subject=yansongda%2B%E6%B5%8B%E8%AF%95+-+1&sign=Rs7S%2F%2B%3D%3D&list=%5B%7B%22a%22%3A%221%22%7D%5D"
+    assert forms.decode(body.encode()) == dict(parse_qsl(body))
