@@ -95,7 +95,7 @@ def deliver(seal: Seal, body: bytes, variant: str, now_s: int, nonce: str) -> tu
     """Headers and body of one delivery, genuine (`variant` empty) or wrong in the named way."""
     if variant == "stale":
         now_s -= CLOCK_SKEW_S + 60
-    headers = sign(seal, body, now_s, nonce)
+    headers = {} if variant == "unsigned" else sign(seal, body, now_s, nonce)
     if variant == "probe":
         headers["Wechatpay-Signature"] = "WECHATPAY/SIGNTEST/" + headers["Wechatpay-Signature"][19:]
     if variant == "wrong_serial":
@@ -108,7 +108,7 @@ def deliver(seal: Seal, body: bytes, variant: str, now_s: int, nonce: str) -> tu
 def _flip_one_bit(headers: dict[str, str], body: bytes, nonce: str) -> bytes:
     """Flip a bit of the body or swap a letter of the signature, as the nonce decides."""
     at = int.from_bytes(hashlib.sha256(nonce.encode()).digest()[:4])
-    if at % 2:
+    if at % 2 or not body:
         signature = headers["Wechatpay-Signature"]
         place = at % 300
         other = "B" if signature[place] == "A" else "A"

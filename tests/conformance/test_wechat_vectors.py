@@ -35,7 +35,7 @@ from channels.contract import (
     Unknown,
 )
 from channels.errors import NotificationRejected
-from channels.simulator import wechat
+from channels.simulator import wechat_requests
 from channels.simulator.platform import Incoming, Refusal
 from channels.simulator.wechat_keys import Merchant, PlatformKeys
 from channels.wechatpay import Credentials, WeChatPay
@@ -276,14 +276,14 @@ def incoming(vector: dict) -> Incoming:
 def test_the_simulator_believes_the_recorded_requests_byte_for_byte(vector):
     request = incoming(vector)
     stamped_s = int(request.headers["authorization"].partition('timestamp="')[2][:10])
-    assert wechat.authenticate(platform(), request, stamped_s).mchid == PEER["mchid"]
+    assert wechat_requests.authenticate(platform(), request, stamped_s).mchid == PEER["mchid"]
     forged = Incoming(request.method, request.target, request.headers, request.body + b" ")
-    assert refused(forged, stamped_s) == (401, "SIGN_ERROR", wechat.BAD_SIGNATURE)
-    assert refused(request, stamped_s + 300) == (401, "SIGN_ERROR", wechat.BAD_TIMESTAMP)
+    assert refused(forged, stamped_s) == (401, "SIGN_ERROR", wechat_requests.BAD_SIGNATURE)
+    assert refused(request, stamped_s + 300) == (401, "SIGN_ERROR", wechat_requests.BAD_TIMESTAMP)
 
 
 def refused(request: Incoming, now_s: int) -> tuple[int, str, str]:
     with pytest.raises(Refusal) as caught:
-        wechat.authenticate(platform(), request, now_s)
+        wechat_requests.authenticate(platform(), request, now_s)
     problem = json.loads(caught.value.reply.body)
     return caught.value.reply.status, problem["code"], problem["message"]
