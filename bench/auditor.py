@@ -3,33 +3,37 @@
 The channel's ledger says what was really paid. `audit` is a pure function over plain values and judges the gateway and
 the shop by it; `bench/ledgers.py` fetches the values. What each count means:
 
-    lost      paid at the channel, but not paid at the gateway, or the shop was not told; or an order that the
+    lost      paid at a channel, but not paid at the gateway, or the shop was not told; or an order that the
               gateway had promised the shop and does not have
-    double    an order credited or fulfilled more than once, or paid twice at the channel with nothing to show for it
-    phantom   paid at the gateway or the shop, but not at the channel
-    mismatch  the ledgers differ in amount, currency, number or transaction
+    double    an order credited or fulfilled more than once, or paid twice at its channels with nothing to show for it
+    phantom   paid at the gateway or the shop, but at no channel
+    mismatch  the ledgers differ in amount, currency, number, attempt, channel, account or transaction
+
+A transaction's number is its channel's own: only together with channel and account does it name one.
 """
 
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from bench.ledgers import GatewayPayment, Ledgers
+from bench.ledgers import ChannelPayment, GatewayPayment, Ledgers, ShopOrder
 
 T = TypeVar("T")
 K = TypeVar("K")
+Transaction: TypeAlias = tuple[str, str, str]  # channel, account, the channel's number
 
 ORDER_ID_CHARS = 26  # an attempt is the order's id and two digits, and that is what the channel sees
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One order (or transaction) that something is wrong with."""
+    """One order (or transaction) that something is wrong with, and the channel it was to be paid through, if known."""
 
     subject: str
     why: str
+    channel: str = ""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -40,8 +44,21 @@ class Latency(msgspec.Struct, frozen=True):
     max_s: float
 
 
+class ChannelReport(msgspec.Struct, frozen=True):
+    """One channel's part of the counts. Each order counts at one channel, so that the parts add up."""
+
+    paid_at_channel: int = 0
+    paid_here: int = 0
+    told: int = 0
+    dropped: int = 0
+    found_by_query: int = 0
+    lost: int = 0
+    control_paid_at_channel: int = 0
+    control_lost: int = 0
+
+
 class Report(msgspec.Struct, frozen=True):
-    """The verdict. The lists hold one finding per order and reason."""
+    """The verdict. The lists hold one finding per order."""
 
     orders: int
     paid_at_channel: int
@@ -56,6 +73,7 @@ class Report(msgspec.Struct, frozen=True):
     told_by: dict[str, int]
     known_after: Latency | None
     told_after: Latency | None
+    channels: dict[str, ChannelReport]
 
     @property
     def passed(self) -> bool:
@@ -67,21 +85,29 @@ def audit(ledgers: Ledgers) -> Report:
     """Compare everything with everything."""
     books = _Books(ledgers)
     told = [order for order in ledgers.shop_orders if order.fulfilled_count]
+    lost = _one_an_order([*_not_credited(books), *_not_told(books), *_forgotten(books)])
+    control_lost = list(_control_lost(ledgers))
     return Report(
         orders=len(ledgers.shop_orders),
         paid_at_channel=len(books.paid),
         paid_here=sum(order.state == "paid" for order in ledgers.gateway_orders),
         told=len(told),
-        lost=_one_an_order([*_not_credited(books), *_not_told(books), *_forgotten(books)]),
+        lost=lost,
         double=_one_an_order([*_credited_twice(books), *_fulfilled_twice(books), *_excess_unrecorded(books)]),
         phantom=_one_an_order([*_invented_at_gateway(books), *_invented_at_shop(books)]),
-        mismatch=_one_an_order([*_transactions_differ(books), *_orders_differ(books)]),
-        control_lost=list(_control_lost(ledgers)),
+        mismatch=_one_an_order([*_attempts_differ(books), *_transactions_differ(books), *_orders_differ(books)]),
+        control_lost=control_lost,
         learned_by=dict(Counter(payment.learned_by for payment in ledgers.gateway_payments)),
         told_by=dict(Counter(order.learned_by or "unknown" for order in told)),
         known_after=_latency(_known_after_s(books)),
         told_after=_latency(_told_after_s(books)),
+        channels=_by_channel(books, lost, control_lost),
     )
+
+
+def transaction_of(payment: ChannelPayment | GatewayPayment) -> Transaction:
+    """What names a transaction."""
+    return payment.channel, payment.account, payment.transaction
 
 
 class _Books:
@@ -90,8 +116,10 @@ class _Books:
     def __init__(self, ledgers: Ledgers) -> None:
         self.ledgers = ledgers
         self.paid = _grouped((payment.out_trade_no[:ORDER_ID_CHARS], payment) for payment in ledgers.payments)
-        self.transactions = {payment.transaction: payment for payment in ledgers.payments}
+        self.transactions = {transaction_of(payment): payment for payment in ledgers.payments}
+        self.numbered = {payment.transaction: payment for payment in ledgers.payments}
         self.orders = {order.order_id: order for order in ledgers.gateway_orders}
+        self.attempts = {attempt.attempt_id: attempt for attempt in ledgers.gateway_attempts}
         self.recorded = _grouped((payment.order_id, payment) for payment in ledgers.gateway_payments)
         self.by_number = {order.out_order_no: order for order in ledgers.gateway_orders}
         self.shop = {order.out_order_no: order for order in ledgers.shop_orders}
@@ -99,35 +127,54 @@ class _Books:
     def credits(self, order_id: str) -> list[GatewayPayment]:
         return [payment for payment in self.recorded.get(order_id, []) if payment.kind == "credit"]
 
+    def truth(self, payment: GatewayPayment) -> ChannelPayment | None:
+        """What the channel knows of a recorded payment; if nobody took it under that name, under its number alone."""
+        return self.transactions.get(transaction_of(payment)) or self.numbered.get(payment.transaction)
+
+    def channel(self, order_id: str) -> str:
+        """Where the order was paid, or should have been."""
+        payments: list[ChannelPayment | GatewayPayment] = [*self.paid.get(order_id, []), *self.credits(order_id)]
+        if payments:
+            return payments[0].channel
+        order = self.orders.get(order_id)
+        customer = self.shop.get(order.out_order_no) if order else None
+        return customer.channel if customer else ""
+
+    def channel_of_customer(self, customer: ShopOrder) -> str:
+        """The same, as seen from the shop."""
+        order = self.by_number.get(customer.out_order_no)
+        return self.channel(order.order_id) if order else customer.channel
+
 
 # --- lost ------------------------------------------------------------------------------------------------------------
 
 
 def _not_credited(books: _Books) -> Iterator[Finding]:
-    for order_id in books.paid:
-        order = books.orders.get(order_id)
+    for order_id, payments in books.paid.items():
+        order, channel = books.orders.get(order_id), payments[0].channel
         if order is None:
-            yield Finding(order_id, "paid at the channel, unknown to the gateway")
+            yield Finding(order_id, f"paid at {channel}, unknown to the gateway", channel)
         elif order.state != "paid":
-            yield Finding(order_id, f"paid at the channel, {order.state} at the gateway")
+            yield Finding(order_id, f"paid at {channel}, {order.state} at the gateway", channel)
         elif not books.credits(order_id):
-            yield Finding(order_id, "paid at the channel and the gateway, but no payment is recorded")
+            yield Finding(order_id, f"paid at {channel} and the gateway, but no payment is recorded", channel)
 
 
 def _not_told(books: _Books) -> Iterator[Finding]:
-    for order_id in books.paid:
-        order = books.orders.get(order_id)
+    for order_id, payments in books.paid.items():
+        order, channel = books.orders.get(order_id), payments[0].channel
         customer = books.shop.get(order.out_order_no) if order else None
         if order and customer is None:
-            yield Finding(order_id, "paid at the channel, unknown to the shop")
+            yield Finding(order_id, f"paid at {channel}, unknown to the shop", channel)
         elif customer and not customer.fulfilled_count:
-            yield Finding(order_id, "paid at the channel, the shop was not told")
+            yield Finding(order_id, f"paid at {channel}, the shop was not told", channel)
 
 
 def _forgotten(books: _Books) -> Iterator[Finding]:
     for customer in books.ledgers.shop_orders:
         if customer.order_id is not None and customer.order_id not in books.orders:
-            yield Finding(customer.order_id, "the gateway had answered with this order and does not have it")
+            why = "the gateway had answered with this order and does not have it"
+            yield Finding(customer.order_id, why, customer.channel)
 
 
 # --- double ----------------------------------------------------------------------------------------------------------
@@ -135,11 +182,13 @@ def _forgotten(books: _Books) -> Iterator[Finding]:
 
 def _credited_twice(books: _Books) -> Iterator[Finding]:
     for order_id in books.recorded:
-        if len(books.credits(order_id)) > 1:
-            yield Finding(order_id, f"credited {len(books.credits(order_id))} times")
-    for transaction, count in Counter(p.transaction for p in books.ledgers.gateway_payments).items():
+        credited = books.credits(order_id)
+        if len(credited) > 1:
+            channels = ", ".join(payment.channel for payment in credited)
+            yield Finding(order_id, f"credited {len(credited)} times: {channels}", credited[0].channel)
+    for (channel, _, number), count in Counter(map(transaction_of, books.ledgers.gateway_payments)).items():
         if count > 1:
-            yield Finding(transaction, f"transaction recorded {count} times")
+            yield Finding(number, f"transaction of {channel} recorded {count} times", channel)
     for number, count in Counter(order.out_order_no for order in books.ledgers.gateway_orders).items():
         if count > 1:
             yield Finding(number, f"{count} orders under one number")
@@ -148,15 +197,17 @@ def _credited_twice(books: _Books) -> Iterator[Finding]:
 def _fulfilled_twice(books: _Books) -> Iterator[Finding]:
     for customer in books.ledgers.shop_orders:
         if customer.fulfilled_count > 1:
-            yield Finding(customer.order_id or customer.out_order_no, f"fulfilled {customer.fulfilled_count} times")
+            subject, why = customer.order_id or customer.out_order_no, f"fulfilled {customer.fulfilled_count} times"
+            yield Finding(subject, why, books.channel_of_customer(customer))
 
 
 def _excess_unrecorded(books: _Books) -> Iterator[Finding]:
     for order_id, payments in books.paid.items():
-        recorded = {payment.transaction for payment in books.recorded.get(order_id, [])}
-        missing = [payment.transaction for payment in payments if payment.transaction not in recorded]
+        recorded = {transaction_of(payment) for payment in books.recorded.get(order_id, [])}
+        missing = [payment for payment in payments if transaction_of(payment) not in recorded]
         if len(payments) > 1 and missing:
-            yield Finding(order_id, f"paid {len(payments)} times at the channel, not recorded: {', '.join(missing)}")
+            listed = ", ".join(f"{payment.transaction} at {payment.channel}" for payment in missing)
+            yield Finding(order_id, f"paid {len(payments)} times, not recorded: {listed}", missing[0].channel)
 
 
 # --- phantom ---------------------------------------------------------------------------------------------------------
@@ -164,66 +215,111 @@ def _excess_unrecorded(books: _Books) -> Iterator[Finding]:
 
 def _invented_at_gateway(books: _Books) -> Iterator[Finding]:
     for payment in books.ledgers.gateway_payments:
-        if payment.transaction not in books.transactions:
-            yield Finding(payment.order_id, f"transaction {payment.transaction} is unknown to the channel")
+        if books.truth(payment) is None:
+            why = f"transaction {payment.transaction} is unknown to {payment.channel}"
+            yield Finding(payment.order_id, why, payment.channel)
     for order in books.ledgers.gateway_orders:
         if order.state == "paid" and order.order_id not in books.paid:
-            yield Finding(order.order_id, "paid at the gateway, not at the channel")
+            channel = books.channel(order.order_id)
+            yield Finding(order.order_id, f"paid at the gateway, not at {channel or 'any channel'}", channel)
 
 
 def _invented_at_shop(books: _Books) -> Iterator[Finding]:
     for customer in books.ledgers.shop_orders:
         order = books.by_number.get(customer.out_order_no)
         if customer.fulfilled_count and (order is None or order.order_id not in books.paid):
-            yield Finding(customer.order_id or customer.out_order_no, "fulfilled by the shop, not paid at the channel")
+            subject, channel = customer.order_id or customer.out_order_no, books.channel_of_customer(customer)
+            yield Finding(subject, f"fulfilled by the shop, not paid at {channel}", channel)
 
 
 # --- mismatch --------------------------------------------------------------------------------------------------------
 
 
+def _attempts_differ(books: _Books) -> Iterator[Finding]:
+    for payment in books.ledgers.payments:
+        order_id, channel = payment.out_trade_no[:ORDER_ID_CHARS], payment.channel
+        attempt = books.attempts.get(payment.out_trade_no)
+        if order_id not in books.orders:
+            continue  # lost, and found there
+        if attempt is None or attempt.order_id != order_id:
+            yield Finding(
+                order_id, f"paid at {channel} under {payment.out_trade_no}, which is no attempt of it", channel
+            )
+        elif (attempt.channel, attempt.account) != (channel, payment.account):
+            theirs, ours = f"{channel} to {payment.account}", f"{attempt.channel} for {attempt.account}"
+            yield Finding(order_id, f"paid at {theirs}, but {payment.out_trade_no} is an attempt at {ours}", channel)
+
+
 def _transactions_differ(books: _Books) -> Iterator[Finding]:
     for payment in books.ledgers.gateway_payments:
-        truth = books.transactions.get(payment.transaction)
+        truth, channel = books.truth(payment), payment.channel
         if truth is None:
             continue
+        if (channel, payment.account) != (truth.channel, truth.account):
+            theirs, ours = f"{truth.channel} to {truth.account}", f"{channel} for {payment.account}"
+            yield Finding(payment.order_id, f"{payment.transaction} was paid at {theirs}, recorded at {ours}", channel)
         if (payment.amount, payment.currency) != (truth.amount, truth.currency):
-            yield Finding(payment.order_id, f"channel {truth.amount} {truth.currency}, gateway {payment.amount}")
+            why = f"{channel} {truth.amount} {truth.currency}, gateway {payment.amount} {payment.currency}"
+            yield Finding(payment.order_id, why, channel)
         if (payment.attempt_id, payment.order_id) != (truth.out_trade_no, truth.out_trade_no[:ORDER_ID_CHARS]):
-            yield Finding(payment.order_id, f"{payment.transaction} belongs to {truth.out_trade_no}")
-        if payment.merchant != truth.merchant:
-            yield Finding(payment.order_id, f"paid to {truth.merchant}, recorded for {payment.merchant}")
+            why = f"{payment.transaction} of {channel} belongs to {truth.out_trade_no}"
+            yield Finding(payment.order_id, why, channel)
 
 
 def _orders_differ(books: _Books) -> Iterator[Finding]:
     for order in books.ledgers.gateway_orders:
-        credited = sum(payment.amount for payment in books.credits(order.order_id))
+        credited, channel = sum(p.amount for p in books.credits(order.order_id)), books.channel(order.order_id)
         if credited != order.paid_amount or (order.state == "paid" and credited != order.amount):
-            yield Finding(order.order_id, f"costs {order.amount}, paid {order.paid_amount}, credited {credited}")
+            why = f"costs {order.amount}, paid {order.paid_amount}, credited {credited}"
+            yield Finding(order.order_id, why, channel)
     for customer in books.ledgers.shop_orders:
         found = books.by_number.get(customer.out_order_no)
         if found is None:
             continue
+        channel = books.channel(found.order_id)
         if (customer.amount, customer.currency) != (found.amount, found.currency):
-            yield Finding(found.order_id, f"shop {customer.amount} {customer.currency}, gateway {found.amount}")
+            why = f"shop {customer.amount} {customer.currency}, gateway {found.amount} {found.currency}"
+            yield Finding(found.order_id, why, channel)
         if customer.order_id not in (None, found.order_id):
-            yield Finding(found.order_id, f"the shop knows it as {customer.order_id}")
+            yield Finding(found.order_id, f"the shop knows it as {customer.order_id}", channel)
         if customer.fulfilled_count and customer.paid_amount != found.paid_amount:
-            yield Finding(found.order_id, f"shop was told {customer.paid_amount}, gateway has {found.paid_amount}")
+            why = f"shop was told {customer.paid_amount}, gateway has {found.paid_amount}"
+            yield Finding(found.order_id, why, channel)
 
 
 def _control_lost(ledgers: Ledgers) -> Iterator[Finding]:
     credited = {order.out_trade_no for order in ledgers.control_orders if order.paid}
-    for out_trade_no in {payment.out_trade_no: None for payment in ledgers.control_payments}:
+    for out_trade_no, channel in {
+        payment.out_trade_no: payment.channel for payment in ledgers.control_payments
+    }.items():
         if out_trade_no not in credited:
-            yield Finding(out_trade_no, "paid at the channel, not paid at the control arm")
+            yield Finding(out_trade_no, f"paid at {channel}, not paid at the control arm", channel)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
+def _by_channel(books: _Books, lost: list[Finding], control_lost: list[Finding]) -> dict[str, ChannelReport]:
+    ledgers = books.ledgers
+    counts = {
+        "paid_at_channel": Counter(payments[0].channel for payments in books.paid.values()),
+        "paid_here": Counter(books.channel(o.order_id) for o in ledgers.gateway_orders if o.state == "paid"),
+        "told": Counter(books.channel_of_customer(each) for each in ledgers.shop_orders if each.fulfilled_count),
+        "dropped": Counter(payment.channel for payment in ledgers.payments if payment.dropped),
+        "found_by_query": Counter(p.channel for p in ledgers.gateway_payments if p.learned_by == "query"),
+        "lost": Counter(finding.channel for finding in lost),
+        "control_paid_at_channel": Counter(payment.channel for payment in ledgers.control_payments),
+        "control_lost": Counter(finding.channel for finding in control_lost),
+    }
+    channels = {payment.channel for payment in (*ledgers.payments, *ledgers.control_payments)}
+    channels |= {attempt.channel for attempt in ledgers.gateway_attempts}
+    channels |= {channel for counter in counts.values() for channel in counter}
+    return {channel: ChannelReport(**{name: counts[name][channel] for name in counts}) for channel in sorted(channels)}
+
+
 def _known_after_s(books: _Books) -> list[float]:
-    payments = (p for p in books.ledgers.gateway_payments if p.transaction in books.transactions)
-    return [payment.learned_at_s - books.transactions[payment.transaction].paid_at_s for payment in payments]
+    pairs = ((payment, books.truth(payment)) for payment in books.ledgers.gateway_payments)
+    return [payment.learned_at_s - truth.paid_at_s for payment, truth in pairs if truth is not None]
 
 
 def _told_after_s(books: _Books) -> list[float]:

@@ -1,6 +1,7 @@
 """Three ledgers that three processes wrote, read into plain values; nothing here knows the code of those processes."""
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import msgspec
 
 
 class ChannelPayment(msgspec.Struct, frozen=True):
-    """Money that moved, as the channel wrote it down."""
+    """Money that moved, as the channel wrote it down. `dropped`: it will never tell us of it."""
 
-    merchant: str
+    channel: str
+    account: str
     out_trade_no: str
     transaction: str
     amount: int
     currency: str
     paid_at_s: float
+    dropped: bool = False
 
 
 class GatewayOrder(msgspec.Struct, frozen=True):
@@ -30,12 +33,22 @@ class GatewayOrder(msgspec.Struct, frozen=True):
     paid_amount: int
 
 
+class GatewayAttempt(msgspec.Struct, frozen=True):
+    """A row of the gateway's attempts."""
+
+    attempt_id: str
+    order_id: str
+    channel: str
+    account: str
+
+
 class GatewayPayment(msgspec.Struct, frozen=True):
     """A row of the gateway's payments: `kind` is credit, excess or held."""
 
     order_id: str
     attempt_id: str
-    merchant: str
+    channel: str
+    account: str
     transaction: str
     kind: str
     amount: int
@@ -45,9 +58,11 @@ class GatewayPayment(msgspec.Struct, frozen=True):
 
 
 class ShopOrder(msgspec.Struct, frozen=True):
-    """A row of the shop's orders. No `order_id`: the gateway never answered its create."""
+    """A row of the shop's orders. No `order_id`: the gateway never answered its create. `channel` is the customer's
+    choice."""
 
     out_order_no: str
+    channel: str
     order_id: str | None
     amount: int
     currency: str
@@ -69,6 +84,7 @@ class Ledgers(msgspec.Struct, frozen=True):
 
     payments: list[ChannelPayment]
     gateway_orders: list[GatewayOrder]
+    gateway_attempts: list[GatewayAttempt]
     gateway_payments: list[GatewayPayment]
     shop_orders: list[ShopOrder]
     control_payments: list[ChannelPayment] = []
@@ -80,57 +96,76 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     at: float
-    mchid: str
+    channel: str
+    merchant: str
     out_trade_no: str
-    transaction_id: str = ""
+    topic: str = ""
+    transaction: str = ""
     amount: int = 0
     currency: str = ""
-    stated_mchid: str = ""
-    stated_appid: str = ""
+    account: str = ""
 
 
 _decode_entry = msgspec.json.Decoder(_Entry).decode
 
 
-def read_channel_ledger(path: Path, mchid: str) -> list[ChannelPayment]:
-    """What one merchant was paid. A last line without its end was never synced, so nobody was told of it."""
+def read_channel_ledger(path: Path, merchants: Mapping[str, str]) -> list[ChannelPayment]:
+    """What one merchant was paid.
+
+    Args:
+        merchants: what each channel calls it.
+
+    A last line without its end was never synced, so nobody was told of it.
+    """
     lines = path.read_bytes().split(b"\n")[:-1]
-    entries = (_decode_entry(line) for line in lines if b'"paid"' in line)
-    return [_channel_payment(entry) for entry in entries if entry.kind == "paid" and entry.mchid == mchid]
+    entries = [_decode_entry(line) for line in lines if b'"paid"' in line or b'"notification_dropped"' in line]
+    ours = [entry for entry in entries if merchants.get(entry.channel) == entry.merchant]
+    # The topic names a refund, if it is not the payment that was to be told.
+    dropped = {
+        (each.channel, each.out_trade_no) for each in ours if each.kind == "notification_dropped" and not each.topic
+    }
+    return [_channel_payment(each, dropped) for each in ours if each.kind == "paid"]
 
 
-def _channel_payment(entry: _Entry) -> ChannelPayment:
+def _channel_payment(entry: _Entry, dropped: set[tuple[str, str]]) -> ChannelPayment:
     return ChannelPayment(
-        merchant=f"{entry.stated_mchid}/{entry.stated_appid}",
+        channel=entry.channel,
+        account=entry.account,
         out_trade_no=entry.out_trade_no,
-        transaction=entry.transaction_id,
+        transaction=entry.transaction,
         amount=entry.amount,
         currency=entry.currency,
         paid_at_s=entry.at,
+        dropped=(entry.channel, entry.out_trade_no) in dropped,
     )
 
 
 ORDERS_SQL = "SELECT order_id, out_order_no, state, amount, currency, paid_amount FROM orders"
+ATTEMPTS_SQL = "SELECT attempt_id, order_id, channel, account FROM attempts"
 PAYMENTS_SQL = (
-    "SELECT order_id, attempt_id, account, channel_transaction, kind, amount, currency, learned_by,"
+    "SELECT order_id, attempt_id, channel, account, channel_transaction, kind, amount, currency, learned_by,"
     " extract(epoch FROM learned_at)::float8 FROM payments"
 )
 
 
-async def read_gateway_ledger(database_url: str) -> tuple[list[GatewayOrder], list[GatewayPayment]]:
-    """Orders and payments of one moment, over a connection that can not write."""
+async def read_gateway_ledger(
+    database_url: str,
+) -> tuple[list[GatewayOrder], list[GatewayAttempt], list[GatewayPayment]]:
+    """Orders, attempts and payments of one moment, over a connection that can not write."""
     connection = await asyncpg.connect(database_url, server_settings={"default_transaction_read_only": "on"})
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             orders = [GatewayOrder(*row) for row in await connection.fetch(ORDERS_SQL)]
+            attempts = [GatewayAttempt(*row) for row in await connection.fetch(ATTEMPTS_SQL)]
             payments = [GatewayPayment(*row) for row in await connection.fetch(PAYMENTS_SQL)]
     finally:
         await connection.close()
-    return orders, payments
+    return orders, attempts, payments
 
 
 SHOP_SQL = (
-    "SELECT out_order_no, order_id, amount, currency, paid_amount, fulfilled_count, learned_by, paid_at FROM orders"
+    "SELECT out_order_no, channel, order_id, amount, currency, paid_amount, fulfilled_count, learned_by, paid_at"
+    " FROM orders"
 )
 
 

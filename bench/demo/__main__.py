@@ -14,7 +14,7 @@ import msgspec
 
 from bench.demo.picture import Picture
 from bench.demo.proof import Proof, Result
-from bench.demo.stage import Play, Stage
+from bench.demo.stage import WAYS, Play, Stage
 from bench.processes import ROOT, ProcessError
 from gateway.embedded import EmbeddedError
 
@@ -26,7 +26,7 @@ def main() -> int:
     """Play it and say how it ended."""
     options = _options()
     seed = options.seed if options.seed is not None else secrets.randbelow(1_000_000)
-    play = Play(seconds=options.seconds, rate=options.rate, seed=seed)
+    play = Play(seconds=options.seconds, rate=options.rate, seed=seed, channels=tuple(options.channels))
     directory = DEMO_ROOT / f"{seed}-{os.getpid()}"
     directory.mkdir(parents=True, mode=0o700)
     try:
@@ -56,6 +56,9 @@ def _options() -> argparse.Namespace:
         type=_between(0, SEED_MAX, int),
         help="decides faults, payers and kills; drawn and printed if left out",
     )
+    parser.add_argument(
+        "--channels", nargs="+", choices=list(WAYS), default=list(WAYS), help="through which orders are paid (all)"
+    )
     parser.add_argument("--json", action="store_true", help="the result as the last line on stdout")
     parser.add_argument("--hold", action="store_true", help="leave everything running after the audit, until Ctrl-C")
     return parser.parse_args()
@@ -80,12 +83,21 @@ async def _run(play: Play, directory: Path, *, hold: bool) -> Result:
         async with Stage(play, directory) as stage:
             result = await Proof(stage, picture, drain).run(freeze=not hold)
             if hold:
-                picture.say(
-                    "holding", f"gateway {stage.gateway_url}, shop {stage.shop_url}, files {directory}; Ctrl-C ends"
-                )
+                await _hold(stage, picture)
                 drain.clear()
                 await drain.wait()
     return result
+
+
+async def _hold(stage: Stage, picture: Picture) -> None:
+    """Say what can be done on the standing stage: nobody pays any more but the person who is reading this."""
+    waiting = await stage.hand_over_the_cashier()
+    picture.say("holding", f"files {stage.directory}; Ctrl-C ends")
+    picture.say("cashier", f"{stage.channel_url}/cashier   choose an order that waits, press Pay; one of each channel:")
+    for page in waiting:
+        picture.say("", page)
+    picture.say("shop", f"{stage.shop_url}/orders/NUMBER   what the shop was told of it; all together: /status")
+    picture.say("gateway", f"{stage.gateway_url}   Authorization: Bearer {stage.api_key}")
 
 
 def _drain_on_interrupt() -> asyncio.Event:

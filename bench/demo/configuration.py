@@ -1,4 +1,4 @@
-"""The gateway's configuration file for the demo: the defaults, every time divided, and the words that say so."""
+"""The demo's configuration files: the defaults, every time divided, and the words that say so."""
 
 import base64
 import secrets
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from channels.simulator.credentials import Account
 from gateway.config import Checks, Webhooks
+from gateway.config.rules import OFFICIAL_HOSTS
 
 FASTER = 20  # half an hour of waiting becomes ninety seconds; the ladders keep their shape
 # Real work is waited for, not a person or an outage: these stay as they are.
@@ -53,8 +55,8 @@ def said() -> str:
     )
 
 
-def write(path: Path, addresses: Addresses, merchant: Mapping[str, object]) -> None:
-    """Write the file; `merchant` holds the fields of the channel's section."""
+def write_gateway(path: Path, addresses: Addresses, accounts: Mapping[str, Account]) -> None:
+    """Write the gateway's file; `accounts` are its own, by channel."""
     sections: dict[str, Mapping[str, object]] = {
         "server": {
             "host": "127.0.0.1",
@@ -70,8 +72,31 @@ def write(path: Path, addresses: Addresses, merchant: Mapping[str, object]) -> N
         "checks": compressed(Checks()),
         "sweep": {"every_s": SWEEP_EVERY_S, "grace_s": SWEEP_EVERY_S, "lease_s": LEASE_S},
         "webhooks": {**compressed(Webhooks()), "timeout_s": WEBHOOK_TIMEOUT_S},
-        "channels.wechatpay": {"base_url": addresses.channel_url, "timeout_s": CHANNEL_TIMEOUT_S, **merchant},
+        **channel_sections(accounts, addresses.channel_url),
     }
+    _write(path, sections)
+
+
+def write_control(path: Path, channel_url: str, accounts: Mapping[str, Account]) -> None:
+    """Write the control arm's file: nothing but its channels."""
+    _write(path, channel_sections(accounts, channel_url))
+
+
+def channel_sections(
+    accounts: Mapping[str, Account], url: str, timeout_s: float = CHANNEL_TIMEOUT_S
+) -> dict[str, Mapping[str, object]]:
+    """The channels' sections; every address of every platform is the simulator's."""
+    return {
+        f"channels.{name}": {
+            **dict.fromkeys(OFFICIAL_HOSTS[name], url),
+            "timeout_s": timeout_s,
+            **account.section(),
+        }
+        for name, account in accounts.items()
+    }
+
+
+def _write(path: Path, sections: Mapping[str, Mapping[str, object]]) -> None:
     text = 'env = "dev"\n' + "".join(_section(name, fields) for name, fields in sections.items())
     path.write_text(text, "utf-8")
     path.chmod(0o600)

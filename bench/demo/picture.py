@@ -9,13 +9,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.auditor import Finding, Latency, Report
-from bench.demo.figures import Figures
+from bench.auditor import ChannelReport, Finding, Latency, Report
+from bench.demo.figures import Figures, Moment
 from bench.demo.stage import Kill
 
 LINE_EVERY_S = 2.0
 FINDINGS_SHOWN = 5
 KILLS_SHOWN = 4
+COLUMNS = ("", "orders", "paid at channel", "known to gateway", "told to shop", "dropped", "by query", "control knows")
 
 
 class Picture:
@@ -52,10 +53,10 @@ class Picture:
         if self._live is None:
             self._print(Text.assemble(("  ✗ ", "red"), self._kills[-1]))
 
-    def show(self, at_s: float, now: Figures, phase: str) -> None:
+    def show(self, at_s: float, now: Moment, phase: str) -> None:
         """Draw this moment."""
         if not self._console.is_terminal:
-            self._line(at_s, now, phase)
+            self._line(at_s, now.total, phase)
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=8, transient=False)
@@ -82,24 +83,10 @@ class Picture:
             f"  control {now.control_paid}/{now.control_paid_at_channel}"
         )
 
-    def _drawn(self, at_s: float, now: Figures, phase: str) -> Group:
-        grid = Table.grid(padding=(0, 3))
-        for _ in range(4):
-            grid.add_column(justify="left")
-        grid.add_row(
-            f"orders [b]{now.orders}[/]",
-            f"paid at channel [b]{now.paid_at_channel}[/]",
-            f"known to gateway [b]{now.paid_here}[/]",
-            f"told to shop [b]{now.told}[/]",
-        )
-        grid.add_row(
-            f"[dim]webhooks[/] {now.webhooks}",
-            f"[dim]notifications dropped[/] {now.notifications_dropped}",
-            f"[dim]found by query[/] {now.found_by_query}",
-            f"[dim]gateway kill -9[/] x{self._kill_count}",
-        )
-        open_here = max(0, now.paid_at_channel - now.told)
-        open_control = max(0, now.control_paid_at_channel - now.control_paid)
+    def _drawn(self, at_s: float, now: Moment, phase: str) -> Group:
+        total = now.total
+        open_here = max(0, total.paid_at_channel - total.told)
+        open_control = max(0, total.control_paid_at_channel - total.control_paid)
         arms = Table.grid(padding=(0, 3))
         arms.add_row("holdfast", _missing(open_here))
         arms.add_row(
@@ -109,8 +96,9 @@ class Picture:
         )
         head = Table.grid(padding=(0, 3))
         head.add_row(f"[b]t={at_s:2.0f}s[/]", phase, ProgressBar(self._seconds, min(at_s, self._seconds), width=40))
+        foot = f"[dim]webhooks[/] {now.webhooks}   [dim]gateway kill -9[/] x{self._kill_count}"
         kills = [Text(f"  {line}", "red dim") for line in self._kills[-KILLS_SHOWN:]]
-        return Group(Text(""), head, grid, Text(""), arms, *kills)
+        return Group(Text(""), head, _channels(now), Text.from_markup(foot), Text(""), arms, *kills)
 
     # --- the verdict
 
@@ -128,6 +116,8 @@ class Picture:
             f" shop told by webhook {told.get('webhook', 0)}, by asking {told.get('answer', 0)};"
             f" settled after {settled_after_s:.1f}s"
         )
+        for name, channel in report.channels.items():
+            self._print(_channel_line(name, channel))
         self._print(
             Text.assemble(
                 "control   notifications only, same seed:  ",
@@ -144,6 +134,32 @@ class Picture:
             self._print(Text.assemble((f"  {name}: ", "red"), f"{finding.subject}: {finding.why}"))
         if len(findings) > FINDINGS_SHOWN:
             self._print(f"  {name}: and {len(findings) - FINDINGS_SHOWN} more")
+
+
+def _channels(now: Moment) -> Table:
+    """A line a channel, and one for all together."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column else "left")
+    for name, each in now.channels.items():
+        table.add_row(name, *_cells(each))
+    table.add_row("together", *_cells(now.total), style="bold")
+    return table
+
+
+def _cells(figures: Figures) -> tuple[str, ...]:
+    known = (figures.orders, figures.paid_at_channel, figures.paid_here, figures.told)
+    learned = (figures.notifications_dropped, figures.found_by_query)
+    return (*map(str, known), *map(str, learned), f"{figures.control_paid}/{figures.control_paid_at_channel}")
+
+
+def _channel_line(name: str, channel: ChannelReport) -> Text:
+    line = Text(
+        f"          {name:<11} paid {channel.paid_at_channel}  here {channel.paid_here}  told {channel.told}"
+        f"  dropped {channel.dropped}  found by query {channel.found_by_query}   "
+    )
+    line.append(f"lost {channel.lost}", "bold red" if channel.lost else "green")
+    return line.append(f"   control lost {channel.control_lost} of {channel.control_paid_at_channel}", "dim")
 
 
 def _missing(count: int) -> str:

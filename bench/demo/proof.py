@@ -7,9 +7,9 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from bench.auditor import Report, audit
+from bench.auditor import ChannelReport, Report, audit
 from bench.demo import configuration
-from bench.demo.figures import Figures, Watch
+from bench.demo.figures import Moment, Watch
 from bench.demo.kills import kill_moments
 from bench.demo.picture import Picture
 from bench.demo.stage import Stage
@@ -34,6 +34,7 @@ class Result(msgspec.Struct, frozen=True):
     phantom: int
     mismatch: int
     control_lost: int
+    channels: dict[str, ChannelReport] = {}
 
     @property
     def passed(self) -> bool:
@@ -49,7 +50,7 @@ class Proof:
         self._picture = picture
         self._drain = drain
         self._kills = 0
-        self._seen = Figures()
+        self._seen = Moment({})
 
     async def run(self, *, freeze: bool) -> Result:
         """Play it through.
@@ -72,8 +73,12 @@ class Proof:
 
     async def _raise_stage(self) -> None:
         stage, play = self._stage, self._stage.play
-        await self._step("databases", "PostgreSQL (fsync on) and Valkey, embedded", stage.start_databases())
-        await self._step("channel", f"WeChat Pay simulator: {play.faults.said()}", stage.start_channel())
+        databases = self._step("databases", "PostgreSQL (fsync on) and Valkey, embedded", stage.start_databases())
+        await asyncio.gather(databases, stage.make_accounts())
+        names = ", ".join(play.channels)
+        await self._step("channels", f"{names}, simulated: {play.faults.said()}", stage.start_channels())
+        if play.faults.nasty:
+            self._picture.say("nasty", play.faults.said_of_nasty(play.channels))
         await self._step("gateway", stage.gateway_url, stage.start_gateway())
         await self._step("shop, control", f"{play.rate:g} orders/s for {play.seconds:g} s each", stage.start_arms())
         self._picture.say("clock", configuration.said())
@@ -122,12 +127,11 @@ class Proof:
                 break
         return time.monotonic() - began
 
-    async def _look(self, watch: Watch, phase: str) -> Figures:
-        figures = await watch.look()
-        self._seen = figures
-        self._picture.show(self._elapsed_s(), figures, phase)
+    async def _look(self, watch: Watch, phase: str) -> Moment:
+        self._seen = moment = await watch.look()
+        self._picture.show(self._elapsed_s(), moment, phase)
         await asyncio.sleep(LOOK_EVERY_S)
-        return figures
+        return moment
 
     def _elapsed_s(self) -> float:
         return max(0.0, time.time() - self._stage.start_at)
@@ -145,11 +149,13 @@ class Proof:
             phantom=len(report.phantom),
             mismatch=len(report.mismatch),
             control_lost=len(report.control_lost),
+            channels={**dict.fromkeys(self._stage.play.channels, ChannelReport()), **report.channels},
         )
 
 
-def _under_way(figures: Figures) -> tuple[int, ...]:
+def _under_way(moment: Moment) -> tuple[int, ...]:
     """What changes as long as a customer, a payer or a notification is on the way, on either side."""
+    figures = moment.total
     return (figures.orders, figures.payable, figures.control_orders, figures.paid_at_channel)
 
 

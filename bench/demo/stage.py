@@ -1,4 +1,4 @@
-"""All that the demo starts, and how it ends: databases, channel simulator, gateway, shop, control arm."""
+"""All that the demo starts, and how it ends: databases, channels' simulator, gateway, shop, control arm."""
 
 import asyncio
 import json
@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import msgspec
 
 from bench.demo import configuration
 from bench.demo.configuration import Addresses
+from bench.demo.faults import Faults
 from bench.ledgers import (
     ChannelPayment,
     Ledgers,
@@ -22,29 +24,20 @@ from bench.ledgers import (
     read_shop_ledger,
 )
 from bench.processes import ROOT, Child, ProcessError, free_port, python
-from channels.simulator.credentials import MerchantFiles, make_credentials
+from channels.simulator.cashier import page_of
+from channels.simulator.credentials import Account, make_credentials
 from gateway.embedded import Postgres, Valkey
 
 MERCHANTS = ("holdfast", "control")
+# A third of the customers for each channel, and every way in which a browser or a telephone alone can pay.
+WAYS = {
+    "wechatpay": ("wechatpay.native:3",),
+    "alipay": ("alipay.qr", "alipay.page", "alipay.wap"),
+    "unionpay": ("unionpay.qr", "unionpay.web", "unionpay.wap"),
+}
 SHOP_ASKS_AFTER_S = 8.0  # long enough that webhooks have the first word, short enough to help within the settling
 TILL_CLOSES_S = 0.2  # between the SIGTERM that ends the shop's selling and the one that ends the shop
 SDK = str(ROOT / "sdk")
-
-
-class Faults(msgspec.Struct, frozen=True):
-    """What the simulator does to both arms alike."""
-
-    drop: float = 0.30
-    duplicate: float = 0.10
-    delay_s: float = 3.0
-    error_rate: float = 0.05
-
-    def said(self) -> str:
-        """In words."""
-        return (
-            f"drop {self.drop:.0%} of notifications, repeat {self.duplicate:.0%}, delay up to {self.delay_s:g} s;"
-            f" {self.error_rate:.0%} of the channel's answers are 500"
-        )
 
 
 class Play(msgspec.Struct, frozen=True):
@@ -55,6 +48,12 @@ class Play(msgspec.Struct, frozen=True):
     seed: int
     faults: Faults = Faults()
     pay_after_max_s: float = 3.0
+    channels: tuple[str, ...] = tuple(WAYS)
+
+    @property
+    def pay_with(self) -> str:
+        """The ways customers pay, as shop and control arm take them."""
+        return ",".join(way for channel in self.channels for way in WAYS[channel])
 
     @property
     def orders(self) -> int:
@@ -63,7 +62,7 @@ class Play(msgspec.Struct, frozen=True):
 
     @property
     def subject_prefix(self) -> str:
-        """Of all orders; also the control arm's out_trade_no, which the channel limits to 32 characters."""
+        """Of all orders; also of the control arm's out_trade_no, which channels limit to 32 characters."""
         return f"demo-{self.seed}"
 
 
@@ -90,7 +89,8 @@ class Stage:
         self.shop: Child
         self.control: Child
         self._simulator: Child
-        self._merchants: dict[str, MerchantFiles] = {}
+        self.api_key = ""
+        self._accounts: Mapping[str, Mapping[str, Account]] = {}
         self._ports: set[int] = set()
         self._stack = AsyncExitStack()
         self._gateway_port = free_port(self._ports)
@@ -116,18 +116,28 @@ class Stage:
         self._stack.push_async_callback(valkey.stop, force=True)
         self.database_url, self.redis_url = await asyncio.gather(postgres.start(), valkey.start())
 
-    async def start_channel(self) -> None:
-        """Accounts for both arms at one simulated channel, with its payers and faults."""
+    async def make_accounts(self) -> None:
+        """Accounts for both arms at every channel; a thread for each, because making keys is all work."""
         folder = self.directory / "simulator"
-        self._merchants = await asyncio.to_thread(make_credentials, folder, list(MERCHANTS))
-        faults = self.play.faults
+        made = await asyncio.gather(
+            *(asyncio.to_thread(make_credentials, folder, MERCHANTS, [channel]) for channel in self.play.channels)
+        )
+        self._accounts = {
+            merchant: {channel: files for part in made for channel, files in part[merchant].items()}
+            for merchant in MERCHANTS
+        }
+
+    async def start_channels(self) -> None:
+        """One simulator for all channels, with its payers and faults."""
+        play = self.play
+        faults = [f"{name}={share}" for name, share in play.faults.shares(play.channels).items()]
         self._simulator = self._child(
             "simulator",
             python(
                 "channels.simulator",
-                *("--dir", folder, "--seed", self.play.seed, "--time-scale", 1 / configuration.FASTER),
-                *("--pay-after-s", f"0.2:{self.play.pay_after_max_s}", "--error-rate", faults.error_rate),
-                *("--drop", faults.drop, "--duplicate", faults.duplicate, "--delay-s", faults.delay_s),
+                *("serve", "--dir", self.directory / "simulator", "--port", 0, "--channels", *play.channels),
+                *("--seed", play.seed, "--time-scale", 1 / configuration.FASTER),
+                *("--pay-after-s", f"0.2:{play.pay_after_max_s}", "--fault", *faults),
             ),
         )
         self.channel_url = json.loads(await self._simulator.start(ready='"url"'))["url"]
@@ -135,13 +145,14 @@ class Stage:
     async def start_gateway(self) -> None:
         """The product, on a configuration file like any other."""
         addresses = Addresses(self._gateway_port, self.database_url, self.redis_url, self.channel_url)
-        configuration.write(self._config, addresses, self._merchants["holdfast"].section())
+        configuration.write_gateway(self._config, addresses, self._accounts["holdfast"])
         self.gateway = self._child("gateway", python("gateway", "serve", "--config", self._config))
         await self.gateway.start(ready="serving")
 
     async def start_arms(self) -> None:
         """The shop that uses the gateway, and beside it the control arm, with the same customers."""
         keys = await self._add_app()
+        self.api_key = keys["api_key"]
         self.start_at = time.time() + 1.0
         shop_port = self.shop_url.rpartition(":")[2]
         self.shop = self._child(
@@ -149,16 +160,17 @@ class Stage:
             python(
                 "examples.shop",
                 *("--gateway", self.gateway_url, "--ledger", self.directory / "shop.sqlite", "--port", shop_port),
-                *("--ask-after-s", SHOP_ASKS_AFTER_S, *self._customers()),
+                *("--ask-after-s", SHOP_ASKS_AFTER_S, "--return-to", f"{self.shop_url}/orders", *self._customers()),
             ),
             {"HOLDFAST_API_KEY": keys["api_key"], "HOLDFAST_WEBHOOK_SECRET": keys["webhook_secret"]},
         )
-        merchant = self.directory / "simulator" / "merchants" / "control.json"
+        control_config = self.directory / "control.toml"
+        configuration.write_control(control_config, self.channel_url, self._accounts["control"])
         self.control = self._child(
             "control",
             python(
                 "bench.demo.control",
-                *("--channel-url", self.channel_url, "--merchant", merchant, "--port", free_port(self._ports)),
+                *("--channel-url", self.channel_url, "--config", control_config, "--port", free_port(self._ports)),
                 *("--ledger", self.directory / "control.sqlite", *self._customers()),
             ),
         )
@@ -167,7 +179,7 @@ class Stage:
     def _customers(self) -> tuple[object, ...]:
         play = self.play
         schedule = ("--rate", play.rate, "--seconds", play.seconds, "--start-at", self.start_at)
-        return (*schedule, "--seed", play.seed, "--subject-prefix", play.subject_prefix)
+        return (*schedule, "--seed", play.seed, "--subject-prefix", play.subject_prefix, "--pay-with", play.pay_with)
 
     async def _add_app(self) -> dict[str, str]:
         command = python("gateway", "app", "add", "shop", "--webhook", f"{self.shop_url}/webhooks", "--json")
@@ -199,6 +211,19 @@ class Stage:
         for child in (self.shop, self.control):
             child.signal(signal.SIGTERM)
 
+    async def hand_over_the_cashier(self) -> list[str]:
+        """From now on nobody pays but a person who presses the button; where an order of each channel waits for it."""
+        async with aiohttp.ClientSession(self.channel_url, raise_for_status=True) as session:
+            async with session.post("/_sim/payers", json={"rate": 0.0}):
+                pass
+            pages = []
+            for channel, merchant in self.merchants("holdfast").items():
+                async with session.get("/_sim/trades", params={"channel": channel, "merchant": merchant}) as answer:
+                    trades = await answer.json()
+                numbers = [each["out_trade_no"] for each in trades if each["state"] in ("offered", "waiting")]
+                pages += [self.channel_url + page_of(channel, merchant, number) for number in numbers[-1:]]
+        return pages
+
     async def freeze(self) -> None:
         """End everybody who writes, so that the ledgers hold still; the databases stay for the auditor."""
         await asyncio.gather(self.gateway.stop(), self.shop.stop(again_after_s=TILL_CLOSES_S), self._simulator.stop())
@@ -208,10 +233,11 @@ class Stage:
         """Everybody's books. The channel's first: what is read later can only know more of what was paid there."""
         payments = {name: self._channel_payments(name) for name in MERCHANTS}
         control_orders = read_control_ledger(self.directory / "control.sqlite")
-        orders, recorded = await read_gateway_ledger(self.database_url)
+        orders, attempts, recorded = await read_gateway_ledger(self.database_url)
         return Ledgers(
             payments=payments["holdfast"],
             gateway_orders=orders,
+            gateway_attempts=attempts,
             gateway_payments=recorded,
             shop_orders=read_shop_ledger(self.directory / "shop.sqlite"),
             control_payments=payments["control"],
@@ -219,17 +245,16 @@ class Stage:
         )
 
     def _channel_payments(self, merchant: str) -> list[ChannelPayment]:
-        return read_channel_ledger(self.channel_ledger, self._merchants[merchant].mchid)
+        return read_channel_ledger(self.channel_ledger, self.merchants(merchant))
 
     @property
     def channel_ledger(self) -> Path:
         """What was really paid."""
         return self.directory / "simulator" / "ledger.jsonl"
 
-    @property
-    def mchids(self) -> tuple[str, str]:
-        """The gateway's and the control arm's account at the channel."""
-        return self._merchants["holdfast"].mchid, self._merchants["control"].mchid
+    def merchants(self, arm: str) -> dict[str, str]:
+        """What each channel calls the gateway (`holdfast`) or the control arm (`control`)."""
+        return {channel: account.merchant for channel, account in self._accounts[arm].items()}
 
     @property
     def _config(self) -> Path:

@@ -23,14 +23,16 @@ import msgspec
 from aiohttp import web
 
 from bench.auditor import Report, audit
+from bench.demo.configuration import channel_sections
 from bench.ledgers import Ledgers, read_channel_ledger, read_gateway_ledger, read_shop_ledger
 from bench.processes import ROOT, Child, free_port, python
-from channels.simulator.credentials import MerchantFiles, make_credentials
+from channels.simulator.credentials import Account, make_credentials
 from examples.shop import bookkeeping
+from examples.shop.browser import Browser
 from examples.shop.checkout import Checkout
 from examples.shop.counter import Counter
 from examples.shop.ledger import Ledger
-from examples.shop.purchases import Purchase
+from examples.shop.purchases import Purchase, Way
 from examples.shop.watcher import Watcher
 from gateway.embedded import Postgres, Valkey
 from holdfast_client import Holdfast, Retry
@@ -38,6 +40,8 @@ from holdfast_client import Holdfast, Retry
 POLL_S = 0.02
 KILLED = -signal.SIGKILL
 MERCHANT = "holdfast"
+WECHAT = "wechatpay"
+NATIVE = Way(WECHAT, "native")
 APP_ASKS_AFTER_S = 0.4
 CHANNEL_TIME_SCALE = 0.02  # 15 s between two notifications become 0.3 s
 
@@ -127,10 +131,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 class Shop:
     """An app with the ledger, the checkout, the webhook door and the watcher of the demo shop."""
 
-    def __init__(self, ledger: Ledger, holdfast: Holdfast) -> None:
+    def __init__(self, ledger: Ledger, holdfast: Holdfast, browser: Browser) -> None:
         self.ledger = ledger
         self.holdfast = holdfast
-        self.checkout = Checkout(holdfast, ledger, "wechatpay", "native")
+        self.checkout = Checkout(holdfast, ledger, browser.receive)
 
     async def write_down(self, wanted: Purchase) -> None:
         """What an app does before it creates."""
@@ -145,10 +149,10 @@ class Shop:
 
     async def row(self, out_order_no: str) -> dict[str, Any]:
         """What the shop knows of one order."""
-        columns = ("order_id", "qr", "state", "fulfilled_count", "learned_by")
+        columns = ("order_id", "credential", "state", "fulfilled_count", "learned_by")
 
         def read(connection: Any) -> dict[str, Any]:
-            sql = "SELECT order_id, qr, state, fulfilled_count, learned_by FROM orders WHERE out_order_no = ?"
+            sql = "SELECT order_id, credential, state, fulfilled_count, learned_by FROM orders WHERE out_order_no = ?"
             found = connection.execute(sql, (out_order_no,)).fetchone()
             return dict(zip(columns, found or (None,) * len(columns), strict=True))
 
@@ -174,10 +178,21 @@ class Promises(msgspec.Struct):
 
 
 class Stage:
-    """The running set. `overrides` replace values of CONFIG: `{"sweep": {"every_s": 60}}`."""
+    """The running set.
+
+    `channels` are installed, at one simulator. `channel` holds its options (`{"pay-rate": 1}`), `faults` its faults,
+    of all platforms or of one (`{"drop": 0.2, "alipay.gbk": 1}`). `overrides` replace values of CONFIG:
+    `{"sweep": {"every_s": 60}}`.
+    """
 
     def __init__(
-        self, directory: Path, *, channel: Mapping[str, object] = {}, overrides: Mapping[str, Mapping[str, object]] = {}
+        self,
+        directory: Path,
+        *,
+        channels: Sequence[str] = (WECHAT,),
+        channel: Mapping[str, object] = {},
+        faults: Mapping[str, float] = {},
+        overrides: Mapping[str, Mapping[str, object]] = {},
     ) -> None:
         self.directory = directory
         self.postgres = Postgres(directory, die_with_parent=True)
@@ -186,9 +201,12 @@ class Stage:
         self.gateways: list[Gateway] = []
         self.shop: Shop
         self.session: aiohttp.ClientSession
+        self.browser: Browser
+        self.accounts: Mapping[str, Account] = {}
+        self._channels = channels
         self._channel_options = channel
+        self._faults = faults
         self._overrides = overrides
-        self._merchant: MerchantFiles
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Stage":
@@ -209,6 +227,7 @@ class Stage:
         self.session = await self._stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
         )
+        self.browser = await self._stack.enter_async_context(Browser())
         await self._start_channel()
         port, door = free_port(_ports), free_port(_ports)
         self._write_config(f"http://127.0.0.1:{port}")
@@ -233,7 +252,8 @@ class Stage:
 
     async def another_till(self, gateway: Gateway) -> Shop:
         """The same shop, with the same ledger, talking to that gateway."""
-        return Shop(self.shop.ledger, await self._stack.enter_async_context(self.client(gateway.url)))
+        holdfast = await self._stack.enter_async_context(self.client(gateway.url))
+        return Shop(self.shop.ledger, holdfast, self.browser)
 
     def _gateway(self, name: str, port: int) -> Gateway:
         gateway = Gateway(name, self._config, port, self.directory / f"{name}.log", {})
@@ -242,11 +262,16 @@ class Stage:
 
     async def _start_channel(self) -> None:
         folder = self.directory / "simulator"
-        self._merchant = (await asyncio.to_thread(make_credentials, folder, [MERCHANT]))[MERCHANT]
+        self.accounts = (await asyncio.to_thread(make_credentials, folder, [MERCHANT], self._channels))[MERCHANT]
         options = {"pay-rate": 0, "pay-after-s": "0:0", "time-scale": CHANNEL_TIME_SCALE, **self._channel_options}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        words += ["--channels", *self._channels]
+        if self._faults:
+            words += ["--fault", *(f"{name}={share}" for name, share in self._faults.items())]
         simulator = Child(
-            "simulator", python("channels.simulator", "--dir", folder, *words), self.directory / "simulator.log"
+            "simulator",
+            python("channels.simulator", "serve", "--dir", folder, "--port", 0, *words),
+            self.directory / "simulator.log",
         )
         self._stack.push_async_callback(simulator.kill)
         self.channel_url = json.loads(await simulator.start(ready='"url"'))["url"]
@@ -259,7 +284,8 @@ class Stage:
         self._stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", port).start()
         self.api_key = keys["api_key"]
-        self.shop = Shop(ledger, await self._stack.enter_async_context(self.client(self.gateway.url)))
+        holdfast = await self._stack.enter_async_context(self.client(self.gateway.url))
+        self.shop = Shop(ledger, holdfast, self.browser)
         watching = asyncio.create_task(Watcher(self.shop.checkout, APP_ASKS_AFTER_S).run())
         self._stack.push_async_callback(_cancel, watching)
 
@@ -287,7 +313,8 @@ class Stage:
         sections["redis"] = {"url": self.valkey.url}
         sections["security"] = {"master_key": base64.b64encode(secrets.token_bytes(32)).decode()}
         sections["embedded"] = {"root": str(self.directory)}
-        sections["channels.wechatpay"] = {"base_url": self.channel_url, "timeout_s": 1, **self._merchant.section()}
+        for name, channel in channel_sections(self.accounts, self.channel_url, timeout_s=1).items():
+            sections[name] = dict(channel)
         for name, fields in self._overrides.items():
             sections.setdefault(name, {}).update(fields)
         self._config.write_text('env = "dev"\n' + "".join(_section(*section) for section in sections.items()), "utf-8")
@@ -299,15 +326,18 @@ class Stage:
         async with self.session.post(self.channel_url + path, json=order) as answer:
             return await answer.json()
 
-    async def pay(self, out_trade_no: str) -> dict[str, Any]:
-        """A payer pays an attempt, now."""
-        paid: dict[str, Any] = await self.steer("/_sim/pay", mchid=self._merchant.mchid, out_trade_no=out_trade_no)
+    async def pay(self, out_trade_no: str, channel: str = WECHAT, **stated: object) -> dict[str, Any]:
+        """A payer pays an attempt, now. `stated` is what the channel will say instead of the truth."""
+        paid: dict[str, Any] = await self.steer("/_sim/pay", **self._trade(out_trade_no, channel), **stated)
         return paid
 
-    async def notify(self, out_trade_no: str) -> dict[str, Any]:
+    async def notify(self, out_trade_no: str, channel: str = WECHAT, **which: object) -> dict[str, Any]:
         """The channel sends a paid attempt's notification once more."""
-        sent: dict[str, Any] = await self.steer("/_sim/notify", mchid=self._merchant.mchid, out_trade_no=out_trade_no)
+        sent: dict[str, Any] = await self.steer("/_sim/notify", **self._trade(out_trade_no, channel), **which)
         return sent
+
+    def _trade(self, out_trade_no: str, channel: str) -> dict[str, str]:
+        return {"channel": channel, "merchant": self.accounts[channel].merchant, "out_trade_no": out_trade_no}
 
     async def trades(self, subject: str = "") -> list[dict[str, Any]]:
         """What exists at the channel, of one subject if named."""
@@ -316,15 +346,15 @@ class Stage:
         return [trade for trade in listed if subject in ("", trade["description"])]
 
     async def pay_when_shown(self, wanted: Purchase) -> None:
-        """The payer scans the code as soon as the shop shows it."""
+        """The payer scans the code, or opens the page, as soon as the shop shows it."""
         row: dict[str, Any] = {}
 
         async def shown() -> bool:
             row.update(await self.shop.row(wanted.out_order_no))
-            return row["qr"] is not None
+            return row["credential"] is not None and bool(await self.trades(wanted.subject))
 
         await until(shown, 30)
-        await self.pay(f"{row['order_id']}01")
+        await self.pay(f"{row['order_id']}01", wanted.pays_with.channel)
 
     async def readyz(self) -> int:
         """What the gateway says of itself to a balancer."""
@@ -335,10 +365,11 @@ class Stage:
 
     async def audit(self) -> Report:
         """Compare the three ledgers. The channel's is read first: what is read later can only know more of it."""
-        payments = read_channel_ledger(self.directory / "simulator" / "ledger.jsonl", self._merchant.mchid)
-        orders, recorded = await read_gateway_ledger(self.postgres.url)
+        merchants = {channel: account.merchant for channel, account in self.accounts.items()}
+        payments = read_channel_ledger(self.directory / "simulator" / "ledger.jsonl", merchants)
+        gateway = await read_gateway_ledger(self.postgres.url)
         shop_orders = await asyncio.to_thread(read_shop_ledger, self.directory / "shop.sqlite")
-        return audit(Ledgers(payments, orders, recorded, shop_orders))
+        return audit(Ledgers(payments, *gateway, shop_orders))
 
     async def settled(self, within_s: float = 30.0, paid: int = 0) -> Report:
         """Wait until at least `paid` orders were paid and the audit is clean; the report, clean or not.
@@ -417,14 +448,18 @@ class Stage:
 
 @asynccontextmanager
 async def customers(
-    stage: Stage, prefix: str, every_s: float = 0.03, shops: Sequence[Shop] = ()
+    stage: Stage, prefix: str, every_s: float = 0.03, shops: Sequence[Shop] = (), ways: Sequence[Way] = (NATIVE,)
 ) -> AsyncIterator[list[Purchase]]:
-    """Shoppers who come at a steady rate while faults happen in the block; all are through when it is left."""
+    """Shoppers who come at a steady rate while faults happen in the block; all are through when it is left.
+
+    They go to the shops, and pay in the ways, by turns.
+    """
     wanted: list[Purchase] = []
 
     async def come(group: asyncio.TaskGroup) -> None:
         name = f"{prefix}-{len(wanted):04d}"
-        wanted.append(Purchase(name, name, 100 + len(wanted)))
+        way = ways[len(wanted) % len(ways)]
+        wanted.append(Purchase(name, name, 100 + len(wanted), pays_with=way))
         shop = (shops or [stage.shop])[len(wanted) % (len(shops) or 1)]
         group.create_task(shop.buy(wanted[-1]))
 

@@ -149,7 +149,7 @@ async def closing(point: str, stage: Stage, wanted: Purchase) -> None:
     async with asyncio.TaskGroup() as people:
         people.create_task(buy_and_close(stage, wanted))
         await dies_and_comes_back(stage)
-    assert [trade["state"] for trade in await stage.trades(wanted.subject)] == ["CLOSED"]
+    assert [trade["state"] for trade in await stage.trades(wanted.subject)] == ["closed"]
     assert clean(await stage.settled())
     assert (await stage.shop.row(wanted.out_order_no))["fulfilled_count"] == 0
     assert await announced(stage, wanted) == ["order.closed"]
@@ -236,7 +236,7 @@ async def paid_and_told_once(stage: Stage, wanted: Purchase) -> None:
     row = await stage.shop.row(wanted.out_order_no)
     assert (row["state"], row["fulfilled_count"]) == ("paid", 1)
     assert await stage.shop.effective_webhooks(wanted.out_order_no) <= 1
-    assert [trade["state"] for trade in await stage.trades(wanted.subject)] == ["SUCCESS"]
+    assert [trade["state"] for trade in await stage.trades(wanted.subject)] == ["paid"]
     assert await announced(stage, wanted) == ["order.paid"]
     assert await stage.gaps() == []
 

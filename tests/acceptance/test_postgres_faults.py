@@ -17,13 +17,14 @@ from tests.acceptance.stage import Promises, Stage, clean, creates, customers, u
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 MORE_PAID = 8  # orders that must be paid before the next fault: the gateway works again
-CHANNEL = {"pay-rate": 1, "pay-after-s": "0:0.3", "drop": 0.2, "duplicate": 0.2}
+CHANNEL = {"pay-rate": 1, "pay-after-s": "0:0.3"}
+FAULTS = {"drop": 0.2, "duplicate": 0.2}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """One set, and one gateway process that has to live through all of it."""
-    async with Stage(Path(tmp_path_factory.mktemp("pg")), channel=CHANNEL) as stage:
+    async with Stage(Path(tmp_path_factory.mktemp("pg")), channel=CHANNEL, faults=FAULTS) as stage:
         await stage.gateway.serve()
         yield stage
         assert stage.gateway.running

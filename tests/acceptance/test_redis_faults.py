@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)
 
 SCRIPTS = 40
 AT_ONCE = 8
-CHANNEL = {"pay-rate": 1, "pay-after-s": "0:0.2", "drop": 0.2}
+CHANNEL = {"pay-rate": 1, "pay-after-s": "0:0.2"}
 
 # What an app hears of the steps of `script`: status, problem code, and which order it is about.
 EXPECTED = [
@@ -43,7 +43,8 @@ names = itertools.count(1)
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """One set; the window in which submissions count as duplicates is long, so that a slow machine changes nothing."""
     overrides = {"orders": {"duplicate_window_ms": 60_000}}
-    async with Stage(Path(tmp_path_factory.mktemp("redis")), channel=CHANNEL, overrides=overrides) as stage:
+    directory = Path(tmp_path_factory.mktemp("redis"))
+    async with Stage(directory, channel=CHANNEL, faults={"drop": 0.2}, overrides=overrides) as stage:
         await stage.gateway.serve()
         yield stage
 

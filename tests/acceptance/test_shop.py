@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from bench.auditor import audit
-from bench.demo.stage import Faults, Play, Stage
+from bench.demo.faults import Faults
+from bench.demo.stage import Play, Stage
 
 PLAY = Play(seconds=3, rate=30, seed=3, faults=Faults(delay_s=0.5), pay_after_max_s=1.0)
 
@@ -19,8 +20,8 @@ PLAY = Play(seconds=3, rate=30, seed=3, faults=Faults(delay_s=0.5), pay_after_ma
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     """All parts running, customers about to come."""
     async with Stage(PLAY, tmp_path) as stage:
-        await stage.start_databases()
-        await stage.start_channel()
+        await asyncio.gather(stage.start_databases(), stage.make_accounts())
+        await stage.start_channels()
         await stage.start_gateway()
         await stage.start_arms()
         yield stage

@@ -27,8 +27,8 @@ RANK = {"created": 0, "paying": 1, "paid": 2}
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Both gateways running; payers pay at once, some notifications come never or twice."""
-    channel = {"drop": 0.2, "duplicate": 0.3}
-    async with Stage(Path(tmp_path_factory.mktemp("two")), channel=channel) as stage:
+    faults = {"drop": 0.2, "duplicate": 0.3}
+    async with Stage(Path(tmp_path_factory.mktemp("two")), faults=faults) as stage:
         await stage.add_gateway()
         await asyncio.gather(*(gateway.serve() for gateway in stage.gateways))
         yield stage
@@ -69,7 +69,7 @@ async def one_life(stage: Stage, tills: list[Shop], wanted: Purchase) -> None:
     assert len(await stage.trades(wanted.subject)) == 1
     reading = asyncio.create_task(read_until_paid(tills, order_id))
     paid = await stage.pay(f"{order_id}01")
-    assert paid["state"] == "SUCCESS", paid
+    assert paid["state"] == "paid", paid
     await asyncio.gather(*(stage.notify(f"{order_id}01") for _ in range(4)))
     await reading
 

@@ -9,15 +9,24 @@ import msgspec
 import pytest
 
 from bench import ledgers
-from bench.auditor import Finding, Latency, Report, audit
-from bench.ledgers import ChannelPayment, ControlOrder, GatewayOrder, GatewayPayment, Ledgers, ShopOrder
+from bench.auditor import ChannelReport, Finding, Latency, Report, audit
+from bench.ledgers import (
+    ChannelPayment,
+    ControlOrder,
+    GatewayAttempt,
+    GatewayOrder,
+    GatewayPayment,
+    Ledgers,
+    ShopOrder,
+)
 
 A, B, C = ("A" * 26, "B" * 26, "C" * 26)
+CHANNELS = {A: "wechatpay", B: "alipay", C: "unionpay"}
 
 
 def channel(order_id: str, transaction: str, **changed: Any) -> ChannelPayment:
-    paid = ChannelPayment(merchant="m", out_trade_no=order_id + "01", transaction=transaction, amount=100,
-                          currency="CNY", paid_at_s=10.0)  # fmt: skip
+    paid = ChannelPayment(channel=CHANNELS[order_id], account="m", out_trade_no=order_id + "01",
+                          transaction=transaction, amount=100, currency="CNY", paid_at_s=10.0)  # fmt: skip
     return msgspec.structs.replace(paid, **changed)
 
 
@@ -27,16 +36,20 @@ def order(order_id: str, state: str, **changed: Any) -> GatewayOrder:
     return msgspec.structs.replace(made, **changed)
 
 
+def attempt(order_id: str, number: int = 1) -> GatewayAttempt:
+    return GatewayAttempt(f"{order_id}{number:02d}", order_id, CHANNELS[order_id], "m")
+
+
 def payment(order_id: str, transaction: str, **changed: Any) -> GatewayPayment:
-    recorded = GatewayPayment(order_id=order_id, attempt_id=order_id + "01", merchant="m", transaction=transaction,
-                              kind="credit", amount=100, currency="CNY", learned_by="query",
+    recorded = GatewayPayment(order_id=order_id, attempt_id=order_id + "01", channel=CHANNELS[order_id], account="m",
+                              transaction=transaction, kind="credit", amount=100, currency="CNY", learned_by="query",
                               learned_at_s=10.5)  # fmt: skip
     return msgspec.structs.replace(recorded, **changed)
 
 
 def customer(known_as: str, *, told: bool, **changed: Any) -> ShopOrder:
-    bought = ShopOrder(out_order_no=known_as[0], order_id=known_as, amount=100, currency="CNY",
-                       paid_amount=100 if told else 0, fulfilled_count=int(told),
+    bought = ShopOrder(out_order_no=known_as[0], channel=CHANNELS[known_as], order_id=known_as, amount=100,
+                       currency="CNY", paid_amount=100 if told else 0, fulfilled_count=int(told),
                        learned_by="webhook" if told else None, paid_at_s=11.0 if told else None)  # fmt: skip
     return msgspec.structs.replace(bought, **changed)
 
@@ -45,6 +58,7 @@ def customer(known_as: str, *, told: bool, **changed: Any) -> ShopOrder:
 GOOD = Ledgers(
     payments=[channel(A, "t1"), channel(B, "t2")],
     gateway_orders=[order(A, "paid"), order(B, "paid"), order(C, "paying")],
+    gateway_attempts=[attempt(A), attempt(B), attempt(C)],
     gateway_payments=[payment(A, "t1"), payment(B, "t2", learned_by="notification", learned_at_s=12.0)],
     shop_orders=[customer(A, told=True), customer(B, told=True, learned_by="answer"), customer(C, told=False)],
 )
@@ -72,8 +86,9 @@ def test_books_that_agree_pass_and_are_counted() -> None:
 
 
 def test_empty_books_pass_without_figures() -> None:
-    report = audit(Ledgers(payments=[], gateway_orders=[], gateway_payments=[], shop_orders=[]))
+    report = audit(Ledgers(payments=[], gateway_orders=[], gateway_attempts=[], gateway_payments=[], shop_orders=[]))
     assert report.passed
+    assert report.channels == {}
     assert report.known_after is None
 
 
@@ -108,6 +123,14 @@ def test_lost_is_an_order_the_gateway_promised_and_does_not_have() -> None:
     assert counts(changed(gateway_orders=GOOD.gateway_orders[:2], shop_orders=unanswered)) == {}
 
 
+def test_a_finding_names_its_channel_and_counts_there() -> None:
+    late = [*GOOD.gateway_orders[:1], order(B, "closed"), *GOOD.gateway_orders[2:]]
+    report = changed(gateway_orders=late, gateway_payments=[payment(A, "t1")], shop_orders=[
+        *GOOD.shop_orders[:1], customer(B, told=False), *GOOD.shop_orders[2:]])  # fmt: skip
+    assert report.lost == [Finding(B, "paid at alipay, closed at the gateway", "alipay")]
+    assert {name: each.lost for name, each in report.channels.items()} == {"wechatpay": 0, "alipay": 1, "unionpay": 0}
+
+
 # --- double ----------------------------------------------------------------------------------------------------------
 
 
@@ -123,16 +146,32 @@ def test_double_is_a_transaction_recorded_twice() -> None:
     assert counts(changed(gateway_payments=[*GOOD.gateway_payments, again])) == {"double": ["t1"]}
 
 
+def test_the_same_number_at_two_channels_is_two_transactions() -> None:
+    report = changed(
+        payments=[channel(A, "t1"), channel(B, "t1")], gateway_payments=[payment(A, "t1"), payment(B, "t1")]
+    )
+    assert counts(report) == {}
+    assert (report.paid_at_channel, report.paid_here, report.told) == (2, 2, 2)
+    mixed_up = [payment(A, "t1"), payment(B, "t1", channel="wechatpay")]
+    report = changed(payments=[channel(A, "t1"), channel(B, "t1")], gateway_payments=mixed_up)
+    assert counts(report) == {"double": ["t1"], "mismatch": [B]}
+
+
 def test_double_is_an_order_fulfilled_twice() -> None:
     twice = [customer(A, told=True, fulfilled_count=2), *GOOD.shop_orders[1:]]
     assert counts(changed(shop_orders=twice)) == {"double": [A]}
 
 
 def test_double_is_money_taken_twice_with_nothing_to_show_for_it_and_recorded_excess_is_not() -> None:
-    taken = [*GOOD.payments, channel(A, "t3", out_trade_no=A + "02")]
-    assert counts(changed(payments=taken)) == {"double": [A]}
-    excess = payment(A, "t3", kind="excess", attempt_id=A + "02")
-    assert counts(changed(payments=taken, gateway_payments=[*GOOD.gateway_payments, excess])) == {}
+    taken = [*GOOD.payments, channel(A, "t3", out_trade_no=A + "02", channel="unionpay")]
+    tried = [*GOOD.gateway_attempts, GatewayAttempt(A + "02", A, "unionpay", "m")]
+    assert counts(changed(payments=taken, gateway_attempts=tried)) == {"double": [A]}
+    excess = payment(A, "t3", kind="excess", attempt_id=A + "02", channel="unionpay")
+    recorded = [*GOOD.gateway_payments, excess]
+    assert counts(changed(payments=taken, gateway_attempts=tried, gateway_payments=recorded)) == {}
+    elsewhere = [*GOOD.gateway_payments, payment(A, "t3", kind="excess", attempt_id=A + "02")]
+    report = changed(payments=taken, gateway_attempts=tried, gateway_payments=elsewhere)
+    assert counts(report) == {"double": [A], "mismatch": [A]}
 
 
 def test_double_is_two_orders_under_one_number() -> None:
@@ -162,10 +201,18 @@ def test_phantom_is_an_order_the_shop_fulfilled_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "difference", [{"amount": 99}, {"currency": "USD"}, {"out_trade_no": A + "02"}, {"merchant": "other"}]
+    "difference",
+    [{"amount": 99}, {"currency": "USD"}, {"out_trade_no": A + "02"}, {"account": "other"}, {"channel": "alipay"}],
 )
 def test_mismatch_is_a_payment_that_differs_from_the_channel_s(difference: dict[str, Any]) -> None:
     assert counts(changed(payments=[channel(A, "t1", **difference), channel(B, "t2")])) == {"mismatch": [A]}
+
+
+def test_mismatch_is_a_payment_under_no_attempt_of_the_order_or_one_at_another_channel() -> None:
+    assert counts(changed(gateway_attempts=GOOD.gateway_attempts[1:])) == {"mismatch": [A]}
+    for moved in ({"channel": "unionpay"}, {"account": "other"}, {"order_id": B}):
+        attempts = [msgspec.structs.replace(attempt(A), **moved), *GOOD.gateway_attempts[1:]]
+        assert counts(changed(gateway_attempts=attempts)) == {"mismatch": [A]}
 
 
 def test_mismatch_is_an_order_credited_with_another_amount_than_it_costs_or_says() -> None:
@@ -190,7 +237,7 @@ def test_mismatch_is_an_order_the_shop_knows_by_another_id() -> None:
     assert counts(changed(shop_orders=swapped)) == {"mismatch": [A]}
 
 
-# --- the control arm -------------------------------------------------------------------------------------------------
+# --- the control arm, and the channels -------------------------------------------------------------------------------
 
 
 def test_control_lost_counts_what_the_control_arm_was_paid_and_does_not_know_and_judges_nobody() -> None:
@@ -199,25 +246,45 @@ def test_control_lost_counts_what_the_control_arm_was_paid_and_does_not_know_and
         control_orders=[ControlOrder(A + "01", paid=True), ControlOrder(B + "01", paid=False)],
     )
     assert [finding.subject for finding in report.control_lost] == [B + "01", C + "01"]
+    assert report.channels["unionpay"] == ChannelReport(control_paid_at_channel=1, control_lost=1)
     assert report.passed
+
+
+def test_every_channel_has_its_part_of_the_counts_and_the_parts_add_up() -> None:
+    report = changed(payments=[channel(A, "t1", dropped=True), channel(B, "t2")])
+    assert report.channels == {
+        "wechatpay": ChannelReport(paid_at_channel=1, paid_here=1, told=1, dropped=1, found_by_query=1),
+        "alipay": ChannelReport(paid_at_channel=1, paid_here=1, told=1),
+        "unionpay": ChannelReport(),
+    }
+    for name in ("paid_at_channel", "paid_here", "told"):
+        assert sum(getattr(each, name) for each in report.channels.values()) == getattr(report, name)
 
 
 # --- readers ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_channel_s_ledger_is_read_per_merchant_without_a_torn_last_line(tmp_path: Path) -> None:
-    paid = {
-        "kind": "paid", "at": 12.5, "mchid": "19", "out_trade_no": A + "01", "transaction_id": "t1", "amount": 100,
-        "currency": "CNY", "description": "x", "success_at": 12, "stated_mchid": "19", "stated_appid": "wx",
-    }  # fmt: skip
-    prepaid = {"kind": "prepay", "at": 12.0, "mchid": "19", "out_trade_no": A + "01", "description": '"paid"'}
-    lines = [json.dumps(entry) for entry in (prepaid, paid, {**paid, "mchid": "20", "transaction_id": "t2"})]
+def test_the_channels_ledger_is_read_per_merchant_without_a_torn_last_line(tmp_path: Path) -> None:
+    paid = {"kind": "paid", "at": 12.5, "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01",
+            "transaction": "t1", "amount": 100, "currency": "CNY", "description": "x", "success_at": 12,
+            "account": "19/wx", "details": {}}  # fmt: skip
+    opened = {**paid, "kind": "opened", "at": 12.0, "description": '"paid"'}
+    dropped = {"kind": "notification_dropped", "at": 13.0, "channel": "alipay", "merchant": "21",
+               "out_trade_no": B + "01", "topic": ""}  # fmt: skip
+    entries = [
+        opened,
+        paid,
+        {**paid, "merchant": "20", "transaction": "t2"},
+        {**paid, "merchant": "21", "transaction": "t3"},
+        {**paid, "channel": "alipay", "merchant": "21", "out_trade_no": B + "01", "account": "21"},
+        dropped,
+        {**dropped, "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01", "topic": "a refund"},
+    ]
     path = tmp_path / "ledger.jsonl"
-    path.write_text("\n".join(lines) + "\n" + lines[1][:50], "utf-8")
-    assert ledgers.read_channel_ledger(path, "19") == [
-        ChannelPayment(
-            merchant="19/wx", out_trade_no=A + "01", transaction="t1", amount=100, currency="CNY", paid_at_s=12.5
-        )
+    path.write_text("\n".join(map(json.dumps, entries)) + "\n" + json.dumps(paid)[:50], "utf-8")
+    assert ledgers.read_channel_ledger(path, {"wechatpay": "19", "alipay": "21"}) == [
+        ChannelPayment("wechatpay", "19/wx", A + "01", "t1", 100, "CNY", 12.5),
+        ChannelPayment("alipay", "21", B + "01", "t1", 100, "CNY", 12.5, dropped=True),
     ]
 
 

@@ -11,12 +11,18 @@ import pytest
 
 from bench.demo import configuration
 from bench.demo.configuration import FASTER, Addresses
+from bench.demo.faults import EVERYWHERE, OWN, Faults
+from bench.demo.figures import Figures, Moment
 from bench.demo.kills import kill_moments
 from bench.demo.proof import Result
+from bench.demo.stage import WAYS, Play
 from bench.processes import PRCTL, Child, ProcessError, free_port
-from channels.simulator.credentials import make_credentials
+from channels.simulator.credentials import KEY_MODULES, make_credentials
+from channels.simulator.platforms import load_platforms
+from examples.shop.customers import parse_mix
 from gateway import config
 from gateway.config import Checks
+from gateway.installation import load_channels
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(1, 2), (6, 2), (10, 2), (30, 6), (60, 12)])
@@ -48,19 +54,63 @@ def test_every_ladder_of_checks_is_divided_alike_and_keeps_its_shape() -> None:
     assert set(fast) == set(Checks.__struct_fields__)
 
 
-def test_the_demo_s_configuration_file_is_one_the_gateway_accepts(tmp_path: Path) -> None:
-    merchant = make_credentials(tmp_path / "simulator", ["holdfast"])["holdfast"]
-    addresses = Addresses(
-        20001, "postgresql://postgres@/postgres?host=%2Fx", "unix:///x.sock", "http://127.0.0.1:20002"
-    )
-    configuration.write(tmp_path / "holdfast.toml", addresses, merchant.section())
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keys of every platform, and of one merchant."""
+    folder = tmp_path_factory.mktemp("simulator")
+    make_credentials(folder, ["holdfast"])
+    return folder
+
+
+def test_the_demo_s_configuration_files_are_ones_the_gateway_accepts(simulator: Path, tmp_path: Path) -> None:
+    accounts = make_credentials(simulator, ["holdfast"])["holdfast"]
+    database = "postgresql://postgres@/postgres?host=%2Fx"
+    addresses = Addresses(20001, database, "unix:///x.sock", "http://127.0.0.1:20002")
+    configuration.write_gateway(tmp_path / "holdfast.toml", addresses, accounts)
+    configuration.write_control(tmp_path / "control.toml", addresses.channel_url, accounts)
     read = config.load(tmp_path / "holdfast.toml", {})
     assert read.server.public_url == "http://127.0.0.1:20001"
     assert read.checks.timeout_s == 1.5
-    assert read.channels.wechatpay is not None
-    assert read.channels.wechatpay.mchid == merchant.mchid
     assert not read.database.allow_unsafe
     assert "20x faster" in configuration.said()
+    for channels in (read.channels, config.load(tmp_path / "control.toml", {}).channels):
+        assert [section.base_url for section in channels.installed().values()] == [addresses.channel_url] * len(
+            accounts
+        )
+        loaded = load_channels(channels, int(time.time()))
+        assert {name: each.channel.account for name, each in loaded.items()} == {
+            name: account.account for name, account in accounts.items()
+        }
+
+
+def test_the_demo_pays_through_every_channel_in_ways_that_it_has(simulator: Path) -> None:
+    play = Play(seconds=1, rate=1, seed=1)
+    accounts = make_credentials(simulator, ["holdfast"])["holdfast"]
+    configuration.write_control(simulator / "control.toml", "http://127.0.0.1:1", accounts)
+    loaded = load_channels(config.load(simulator / "control.toml", {}).channels, int(time.time()))
+    ways = list(parse_mix(play.pay_with).weights)
+    assert {way.channel for way in ways} == set(WAYS) == set(loaded) == set(KEY_MODULES)
+    for way in ways:
+        assert way.method in loaded[way.channel].channel.methods
+
+
+def test_every_fault_of_the_demo_is_one_its_platform_knows(simulator: Path) -> None:
+    faults = Faults(nasty=0.5)
+    platforms = load_platforms(simulator, 1)
+    assert set(OWN) == set(platforms)
+    for name in faults.shares(platforms):
+        channel, dot, fault = name.partition(".")
+        for platform in [platforms[channel]] if dot else platforms.values():
+            assert (fault if dot else name) in platform.no_faults.__struct_fields__
+    assert all(
+        name in faults.said_of_nasty(OWN) for name in (*EVERYWHERE, *(each for own in OWN.values() for each in own))
+    )
+    assert set(Faults(nasty=0).shares(OWN)) == {"drop", "duplicate", "delay_s", "error_before", "error_after"}
+
+
+def test_the_channels_add_up() -> None:
+    moment = Moment({"a": Figures(orders=2, told=1), "b": Figures(orders=3, control_paid=4)})
+    assert moment.total == Figures(orders=5, told=1, control_paid=4)
 
 
 def child(tmp_path: Path, code: str) -> Child:

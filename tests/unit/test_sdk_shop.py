@@ -12,19 +12,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
-from aiohttp.test_utils import TestServer
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import RawTestServer, TestServer
 
 from bench.ledgers import ShopOrder, read_shop_ledger
-from examples.shop import bookkeeping
+from examples.shop import bookkeeping, browser
+from examples.shop.browser import Browser
 from examples.shop.counter import Counter
+from examples.shop.customers import Customers, parse_mix
 from examples.shop.ledger import SCHEMA, Ledger
-from examples.shop.purchases import Purchase, purchase
-from holdfast_client import Event, Order, OrderState, sign_webhook
+from examples.shop.purchases import Purchase, Way
+from holdfast_client import Credential, Event, Order, OrderState, sign_webhook
 from holdfast_client.schema import EventData
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
-WANTED = Purchase(out_order_no="A-1", subject="A-1", amount=500)
+WANTED = Purchase(out_order_no="A-1", subject="A-1", amount=500, pays_with=Way("alipay", "page"))
+MIX = parse_mix("wechatpay.native:2, alipay.page, unionpay.qr:1")
 
 
 @pytest.fixture
@@ -106,9 +109,12 @@ def test_an_answer_and_a_webhook_about_the_same_payment_fulfil_once(connection: 
 def test_a_quiet_order_is_asked_about_ever_more_rarely_until_it_is_final(connection: sqlite3.Connection) -> None:
     take = partial(bookkeeping.take_quiet, connection, pause_s=10.0, limit=5)
     assert take(now=9.9) == []
-    assert [quiet.order_id for quiet in take(now=10.0)] == [None]
+    unanswered = bookkeeping.Quiet("A-1", order_id=None, payable=False, pays_with=WANTED.pays_with)
+    assert take(now=10.0) == [unanswered]
     assert take(now=19.9) == []
-    assert len(take(now=20.0)) == 1
+    bookkeeping.learn(connection, order(OrderState.PAYING, 2), 2, "answer", 19.9)
+    bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"))
+    assert take(now=20.0) == [bookkeeping.Quiet("A-1", "0" * 26, payable=True, pays_with=WANTED.pays_with)]
     assert take(now=39.9) == []
     bookkeeping.learn(connection, order(OrderState.PAID, 3), 3, "answer", 40.0)
     assert take(now=1e9) == []
@@ -119,12 +125,51 @@ def test_an_order_is_written_down_once_even_if_the_till_starts_again(connection:
     assert bookkeeping.recall(connection, "A-1") == WANTED
 
 
+def test_how_things_stand_is_counted_by_channel(connection: sqlite3.Connection) -> None:
+    other = Purchase("B-1", "B-1", 100)
+    bookkeeping.remember(connection, other, 1.0, 10.0)
+    bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"))
+    bookkeeping.receive(connection, event("evt_1", order(OrderState.PAID, 3)), 2.0)
+    counted = bookkeeping.counts(connection)
+    assert (counted["orders"], counted["payable"], counted["fulfilled"]) == (2, 1, 1)
+    assert counted["channels"] == {
+        "alipay": {"orders": 1, "payable": 1, "fulfilled": 1},
+        "wechatpay": {"orders": 1, "payable": 0, "fulfilled": 0},
+    }
+
+
+# --- customers ------------------------------------------------------------------------------------------------------
+
+
+def customers(seed: int) -> Customers:
+    return Customers(rate=1, seconds=2000, seed=seed, prefix="p", start_at=0, mix=MIX)
+
+
+def purchase(number: int, seed: int = 1) -> Purchase:
+    return customers(seed).purchase(number)
+
+
 def test_the_same_seed_buys_the_same_things_and_about_one_in_twenty_names_its_buyer() -> None:
-    bought = [purchase(7, "p", number) for number in range(2000)]
-    assert bought == [purchase(7, "p", number) for number in range(2000)]
-    assert bought != [purchase(8, "p", number) for number in range(2000)]
+    bought = [purchase(number, 7) for number in range(2000)]
+    assert bought == [purchase(number, 7) for number in range(2000)]
+    assert bought != [purchase(number, 8) for number in range(2000)]
     assert len({wanted.subject for wanted in bought}) == 2000
     assert 50 < sum(wanted.buyer is not None for wanted in bought) < 200
+
+
+def test_the_ways_to_pay_are_chosen_by_their_weights() -> None:
+    chosen = [str(purchase(number).pays_with) for number in range(2000)]
+    assert set(chosen) == {"wechatpay.native", "alipay.page", "unionpay.qr"}
+    assert 900 < chosen.count("wechatpay.native") < 1100
+    assert 400 < chosen.count("alipay.page") < 600
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "wechatpay", "wechatpay.", ".native", "a.b:", "a.b:0", "a.b:-1", "a.b:1.5", "a.b,a.b", "a.b:9999999"]
+)
+def test_a_mix_that_is_none_is_refused_and_named(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|weight|twice"):
+        parse_mix(wrong)
 
 
 # --- the ledger's writer --------------------------------------------------------------------------------------------
@@ -140,7 +185,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def test_waiting_writes_share_a_transaction_and_one_bad_write_undoes_only_itself(ledger: Ledger) -> None:
     def write(connection: sqlite3.Connection, number: int) -> int:
-        bookkeeping.remember(connection, purchase(1, "p", number), 1.0, 2.0)
+        bookkeeping.remember(connection, purchase(number), 1.0, 2.0)
         if number == 5:
             raise ValueError("no")
         return number
@@ -165,8 +210,8 @@ async def test_the_auditor_reads_what_the_shop_writes(ledger: Ledger, tmp_path: 
     await ledger.do(lambda connection: bookkeeping.receive(connection, event("evt_1", order(OrderState.PAID, 3)), 2.5))
     assert read_shop_ledger(tmp_path / "shop.sqlite") == [
         ShopOrder(
-            out_order_no="A-1", order_id="0" * 26, amount=500, currency="CNY", paid_amount=500, fulfilled_count=1,
-            learned_by="webhook", paid_at_s=2.5,
+            out_order_no="A-1", channel="alipay", order_id="0" * 26, amount=500, currency="CNY", paid_amount=500,
+            fulfilled_count=1, learned_by="webhook", paid_at_s=2.5,
         )
     ]  # fmt: skip
 
@@ -192,5 +237,66 @@ async def test_the_door_answers_204_only_for_a_signed_webhook_and_400_for_anythi
                 statuses.append(response.status)
         async with client.get("/status") as response:
             counted = await response.json()
+        async with client.get("/orders/A-1?trade_status=anything") as response:
+            returned = await response.json()
+        async with client.get("/orders/A-2") as response:
+            assert response.status == 404
     assert statuses == [400, 400, 204, 204]
     assert (counted["fulfilled"], counted["webhooks"], counted["webhooks_effective"]) == (1, 2, 1)
+    assert (returned["state"], returned["channel"], returned["fulfilled_count"]) == ("paid", "alipay", 1)
+
+
+# --- the customer's browser -----------------------------------------------------------------------------------------
+
+
+class Cashier:
+    """Pages that send a browser on to the cashier's, once they have failed as told; what was asked of them."""
+
+    def __init__(self, failures: list[int]) -> None:
+        self.failures = failures
+        self.asked: list[tuple[str, str, bytes]] = []
+
+    async def serve(self, request: web.BaseRequest) -> web.Response:
+        self.asked.append((request.method, request.raw_path, await request.read()))
+        if self.failures:
+            return web.Response(status=self.failures.pop(0))
+        if request.path != "/cashier":
+            return web.Response(status=302, headers={"Location": "/cashier"})
+        return web.Response(text="press to pay")
+
+
+async def opened(cashier: Cashier, kind: str, value: object) -> bool:
+    async with RawTestServer(cashier.serve) as server, Browser() as customer:
+        address = str(server.make_url("")).rstrip("/")
+        if isinstance(value, dict):
+            value = {**value, "action": address + str(value["action"])}
+        return await customer.open(kind, address + value if isinstance(value, str) else value)
+
+
+async def test_an_address_is_opened_exactly_as_it_is_and_leads_to_the_cashier() -> None:
+    cashier, signed = Cashier([]), "/gateway.do?sign=a%2Bb%2F%3D&subject=%E8%8C%B6+x%20y"
+    assert await opened(cashier, "url", signed)
+    assert cashier.asked == [("GET", signed, b""), ("GET", "/cashier", b"")]
+
+
+async def test_a_form_is_submitted_in_its_charset_and_leads_to_the_cashier() -> None:
+    cashier = Cashier([])
+    form = {"action": "/front.do", "charset": "gbk", "fields": {"name": "\u8336", "signature": "a+b/="}}
+    assert await opened(cashier, "form", form)
+    assert cashier.asked == [("POST", "/front.do", b"name=%B2%E8&signature=a%2Bb%2F%3D"), ("GET", "/cashier", b"")]
+
+
+async def test_a_page_that_fails_is_loaded_again_and_one_that_says_no_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "RELOAD_AFTER_S", 0.0)
+    assert await opened(cashier := Cashier([500, 502]), "url", "/page")
+    assert len(cashier.asked) == 4
+    assert not await opened(cashier := Cashier([404]), "url", "/page")
+    assert len(cashier.asked) == 1
+    assert not await opened(cashier := Cashier([500] * 100), "url", "/page")
+    assert len(cashier.asked) == browser.TRIES_MAX
+
+
+async def test_a_code_is_scanned_with_a_telephone_and_opens_nothing() -> None:
+    async with Browser() as customer:
+        assert await customer.open("qr", "http://127.0.0.1:1/never")
+        assert await customer.open("params", {"package": "prepay_id=x"})

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from aiohttp import web
 
+from examples.shop.browser import Browser
 from examples.shop.checkout import Checkout
 from examples.shop.counter import Counter
+from examples.shop.customers import Customers, Mix, parse_mix, serve_customers
 from examples.shop.ledger import Ledger
-from examples.shop.till import Customers, serve_customers
 from examples.shop.watcher import Watcher
 from holdfast_client import Holdfast, Retry
 
@@ -39,12 +40,25 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=1.0, help="customers a second")
     parser.add_argument("--seconds", type=float, default=0.0, help="for how long they come; 0: none do")
     parser.add_argument("--start-at", type=float, default=0.0, help="unix seconds of the first; default now")
-    parser.add_argument("--seed", type=int, default=1, help="decides what they buy")
+    parser.add_argument("--seed", type=int, default=1, help="decides what they buy and how they pay")
     parser.add_argument("--subject-prefix", default="shop", help="of every order's number and subject")
-    parser.add_argument("--channel", default="wechatpay")
-    parser.add_argument("--method", default="native")
+    parser.add_argument(
+        "--pay-with",
+        type=_mix,
+        default="wechatpay.native",
+        metavar="CHANNEL.METHOD[:WEIGHT],...",
+        help="the ways customers pay, and how many choose each: wechatpay.native:2,alipay.page",
+    )
+    parser.add_argument("--return-to", default="", help="where the cashier sends customers back to: http://.../orders")
     parser.add_argument("--ask-after-s", type=float, default=10.0, help="ask about an order silent for this long")
     return parser
+
+
+def _mix(text: str) -> Mix:
+    try:
+        return parse_mix(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 async def _run(arguments: argparse.Namespace) -> None:
@@ -52,8 +66,11 @@ async def _run(arguments: argparse.Namespace) -> None:
     ledger = Ledger(arguments.ledger)
     # A gateway that is away comes back sooner if hundreds of waiting customers do not knock twenty times a second.
     retry = Retry(deadline_s=30.0, first_pause_s=0.2, pause_max_s=2.0)
-    async with Holdfast(arguments.gateway, os.environ["HOLDFAST_API_KEY"], retry=retry) as holdfast:
-        checkout = Checkout(holdfast, ledger, arguments.channel, arguments.method)
+    async with (
+        Holdfast(arguments.gateway, os.environ["HOLDFAST_API_KEY"], retry=retry) as holdfast,
+        Browser() as browser,
+    ):
+        checkout = Checkout(holdfast, ledger, browser.receive, arguments.return_to)
         runner = web.AppRunner(
             Counter(ledger, os.environ["HOLDFAST_WEBHOOK_SECRET"]).application(), access_log=None, shutdown_timeout=1.0
         )
@@ -76,6 +93,7 @@ def _customers(arguments: argparse.Namespace) -> Customers:
         seed=arguments.seed,
         prefix=arguments.subject_prefix,
         start_at=arguments.start_at or time.time(),
+        mix=arguments.pay_with,
     )
 
 

@@ -1,15 +1,17 @@
 """What the shop writes down, as functions of the connection: each is run by the ledger inside a transaction."""
 
 import sqlite3
+from typing import Any
 
 import msgspec
 
-from examples.shop.purchases import Purchase
-from holdfast_client import Event, Order, OrderState
+from examples.shop.purchases import Purchase, Way
+from holdfast_client import Credential, Event, Order, OrderState
 
 FINAL = frozenset({OrderState.PAID, OrderState.CLOSED})
 ASK_PAUSE_MAX_S = 60.0
 COUNTED = ("orders", "created", "payable", "fulfilled", "learned_by_asking", "asked", "webhooks", "webhooks_effective")
+COUNTED_BY_CHANNEL = ("orders", "payable", "fulfilled")
 
 
 class Quiet(msgspec.Struct, frozen=True):
@@ -17,30 +19,43 @@ class Quiet(msgspec.Struct, frozen=True):
 
     out_order_no: str
     order_id: str | None
-    qr: str | None
+    payable: bool
+    pays_with: Way
 
 
 def remember(connection: sqlite3.Connection, wanted: Purchase, now: float, ask_at: float) -> bool:
     """Write the order down before it is created. False: it was there already (a restart)."""
     cursor = connection.execute(
-        "INSERT INTO orders (out_order_no, subject, amount, currency, buyer, created_at, ask_at) VALUES (?,?,?,?,?,?,?)"
-        " ON CONFLICT DO NOTHING",
-        (wanted.out_order_no, wanted.subject, wanted.amount, wanted.currency, wanted.buyer, now, ask_at),
+        "INSERT INTO orders (out_order_no, subject, amount, currency, buyer, channel, method, created_at, ask_at)"
+        " VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+        (*msgspec.structs.astuple(wanted)[:5], wanted.pays_with.channel, wanted.pays_with.method, now, ask_at),
     )
     return cursor.rowcount == 1
 
 
 def recall(connection: sqlite3.Connection, out_order_no: str) -> Purchase:
     """The order as it was written down, to create it once more."""
-    row = connection.execute(
-        "SELECT out_order_no, subject, amount, currency, buyer FROM orders WHERE out_order_no = ?", (out_order_no,)
+    *row, channel, method = connection.execute(
+        "SELECT out_order_no, subject, amount, currency, buyer, channel, method FROM orders WHERE out_order_no = ?",
+        (out_order_no,),
     ).fetchone()
-    return Purchase(*row)
+    return Purchase(*row, pays_with=Way(channel, method))
 
 
-def show(connection: sqlite3.Connection, out_order_no: str, qr: str) -> None:
-    """Keep the code the customer scans."""
-    connection.execute("UPDATE orders SET qr = ? WHERE out_order_no = ?", (qr, out_order_no))
+def look_up(connection: sqlite3.Connection, out_order_no: str) -> dict[str, Any]:
+    """What the customer may see of their order; empty if there is none."""
+    names = ("out_order_no", "amount", "currency", "channel", "state", "fulfilled_count")
+    row = connection.execute(
+        "SELECT out_order_no, amount, currency, channel, state, fulfilled_count FROM orders WHERE out_order_no = ?",
+        (out_order_no,),
+    ).fetchone()
+    return dict(zip(names, row, strict=True)) if row else {}
+
+
+def show(connection: sqlite3.Connection, out_order_no: str, credential: Credential) -> None:
+    """Keep what the customer pays with: a code, an address, a form."""
+    text = msgspec.json.encode(credential).decode()
+    connection.execute("UPDATE orders SET credential = ? WHERE out_order_no = ?", (text, out_order_no))
 
 
 def learn(connection: sqlite3.Connection, order: Order, seq: int, source: str, now: float) -> bool:
@@ -95,25 +110,30 @@ def take_quiet(connection: sqlite3.Connection, now: float, pause_s: float, limit
     Each is put off first, twice as long every time: a crash here asks later, not never.
     """
     rows = connection.execute(
-        "SELECT out_order_no, order_id, qr, asked_count FROM orders WHERE ask_at <= ? ORDER BY ask_at LIMIT ?",
+        "SELECT out_order_no, order_id, credential IS NOT NULL, channel, method, asked_count FROM orders"
+        " WHERE ask_at <= ? ORDER BY ask_at LIMIT ?",
         (now, limit),
     ).fetchall()
-    for out_order_no, _, _, asked_count in rows:
+    for out_order_no, *_, asked_count in rows:
         next_s = min(ASK_PAUSE_MAX_S, pause_s * 2 ** min(asked_count, 10))
         connection.execute(
             "UPDATE orders SET ask_at = ?, asked_count = asked_count + 1 WHERE out_order_no = ?",
             (now + next_s, out_order_no),
         )
-    return [Quiet(*row[:3]) for row in rows]
+    return [Quiet(number, order_id, bool(payable), Way(*way)) for number, order_id, payable, *way, _ in rows]
 
 
-def counts(connection: sqlite3.Connection) -> dict[str, int]:
+def counts(connection: sqlite3.Connection) -> dict[str, Any]:
     """How things stand, for people and for the demo's picture."""
     orders = connection.execute(
-        "SELECT count(*), count(order_id), count(qr), coalesce(sum(fulfilled_count), 0),"
+        "SELECT count(*), count(order_id), count(credential), coalesce(sum(fulfilled_count), 0),"
         " coalesce(sum(learned_by = 'answer'), 0), coalesce(sum(asked_count), 0) FROM orders"
     ).fetchone()
     inbox = connection.execute(
         "SELECT coalesce(sum(delivery_count), 0), coalesce(sum(effective), 0) FROM inbox"
     ).fetchone()
-    return dict(zip(COUNTED, (*orders, *inbox), strict=True))
+    by_channel = connection.execute(
+        "SELECT channel, count(*), count(credential), sum(fulfilled_count) FROM orders GROUP BY channel"
+    ).fetchall()
+    channels = {channel: dict(zip(COUNTED_BY_CHANNEL, row, strict=True)) for channel, *row in by_channel}
+    return {**dict(zip(COUNTED, (*orders, *inbox), strict=True)), "channels": channels}

@@ -1,48 +1,59 @@
-"""From a purchase to a code the customer can scan; safe to start again at any point, with the same number."""
+"""From a purchase to what the customer pays with; safe to start again at any point, with the same number."""
 
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from examples.shop import bookkeeping
 from examples.shop.ledger import Ledger
-from examples.shop.purchases import Purchase
-from holdfast_client import Holdfast, HoldfastError, Order
+from examples.shop.purchases import Purchase, Way
+from holdfast_client import Credential, Holdfast, HoldfastError, Order
 
 log = logging.getLogger("shop")
 
 
 class Checkout(msgspec.Struct, frozen=True):
-    """Creates orders at the gateway and makes them payable through one channel."""
+    """Creates orders at the gateway and makes them payable.
+
+    `hand_over` gives the customer what they pay with: a code to show, an address to be sent to, a form to submit.
+    `return_to` is where the cashier sends them afterwards, without the order's number; that they come back proves
+    nothing.
+    """
 
     holdfast: Holdfast
     ledger: Ledger
-    channel: str
-    method: str
+    hand_over: Callable[[Credential], None]
+    return_to: str = ""
 
     async def check_out(self, wanted: Purchase) -> None:
         """Create and pay. What is unknown or refused stays in the ledger, and the watcher comes back to it."""
         try:
-            await self.pay(await self._create(wanted))
+            await self.pay(await self._create(wanted), wanted.pays_with)
         except HoldfastError as error:
             log.warning("%s: %s", wanted.out_order_no, error)
 
-    async def pay(self, order: Order) -> None:
-        """Ask for the code. No code yet means that the channel's answer is still unknown."""
-        result = await self.holdfast.pay(order.order_id, channel=self.channel, method=self.method)
+    async def pay(self, order: Order, way: Way) -> None:
+        """Ask for the credential. None yet means that the channel's answer is still unknown."""
+        result = await self.holdfast.pay(order.order_id, channel=way.channel, method=way.method)
         credential = result.payment.credential if result.payment else None
 
         def write_down(connection: sqlite3.Connection) -> None:
             if credential is not None:
-                bookkeeping.show(connection, order.out_order_no, credential.value)
+                bookkeeping.show(connection, order.out_order_no, credential)
             bookkeeping.learn(connection, result.order, result.order.version, "answer", time.time())
 
         await self.ledger.do(write_down)
+        if credential is not None:
+            self.hand_over(credential)
 
     async def _create(self, wanted: Purchase) -> Order:
-        optional = {} if wanted.buyer is None else {"buyer": wanted.buyer}
+        optional: dict[str, Any] = {} if wanted.buyer is None else {"buyer": wanted.buyer}
+        if self.return_to:
+            optional["return_url"] = f"{self.return_to}/{wanted.out_order_no}"
         return await self.holdfast.create_order(
             out_order_no=wanted.out_order_no,
             amount=wanted.amount,

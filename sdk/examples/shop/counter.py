@@ -12,16 +12,17 @@ from holdfast_client import WebhookRefused, verify_webhook
 
 
 class Counter(msgspec.Struct, frozen=True):
-    """Two routes over one ledger."""
+    """Three routes over one ledger."""
 
     ledger: Ledger
     webhook_secret: str
 
     def application(self) -> web.Application:
-        """POST /webhooks and GET /status."""
+        """POST /webhooks, GET /status, and GET /orders/NUMBER, where the cashier sends customers back to."""
         application = web.Application(client_max_size=256 * 1024)
         application.router.add_post("/webhooks", self._webhook)
         application.router.add_get("/status", self._status)
+        application.router.add_get("/orders/{number}", self._order)
         return application
 
     async def _webhook(self, request: web.Request) -> web.Response:
@@ -36,3 +37,9 @@ class Counter(msgspec.Struct, frozen=True):
 
     async def _status(self, _request: web.Request) -> web.Response:
         return web.json_response(await self.ledger.do(bookkeeping.counts))
+
+    async def _order(self, request: web.Request) -> web.Response:
+        """What the shop itself knows: whatever the cashier wrote into the address is not looked at."""
+        number = request.match_info["number"]
+        found = await self.ledger.do(lambda connection: bookkeeping.look_up(connection, number))
+        return web.json_response(found, status=200 if found else 404)

@@ -1,10 +1,16 @@
-"""What customers want to buy: drawn from a seed, so that the same seed gives the same orders anywhere."""
-
-import random
+"""What is bought, and how it is paid."""
 
 import msgspec
 
-BUYER_SHARE = 0.05
+
+class Way(msgspec.Struct, frozen=True):
+    """How somebody pays: one of the payment channels, and one of its methods."""
+
+    channel: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.channel}.{self.method}"
 
 
 class Purchase(msgspec.Struct, frozen=True):
@@ -15,11 +21,4 @@ class Purchase(msgspec.Struct, frozen=True):
     amount: int
     currency: str = "CNY"
     buyer: str | None = None
-
-
-def purchase(seed: int, prefix: str, number: int) -> Purchase:
-    """The `number`-th order of this seed. Its subject is unique among all orders with this prefix."""
-    rng = random.Random(f"{seed}:{prefix}:{number}")
-    name = f"{prefix}-{number:06d}"
-    buyer = f"buyer-{name}" if rng.random() < BUYER_SHARE else None
-    return Purchase(out_order_no=name, subject=name, amount=rng.randint(1, 100_000), buyer=buyer)
+    pays_with: Way = Way("wechatpay", "native")

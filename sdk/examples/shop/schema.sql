@@ -5,9 +5,11 @@ CREATE TABLE IF NOT EXISTS orders (
     amount          INTEGER NOT NULL CHECK (amount > 0),
     currency        TEXT NOT NULL,
     buyer           TEXT,
+    channel         TEXT NOT NULL,                 -- what the customer chose to pay with
+    method          TEXT NOT NULL,
     created_at      REAL NOT NULL,
     order_id        TEXT,                          -- null until the gateway has answered the create
-    qr              TEXT,                          -- what the customer scans; null until the gateway has given one
+    credential      TEXT,                          -- JSON: what the customer scans or opens; null until the gateway gave it
     state           TEXT NOT NULL DEFAULT 'new',   -- new, then the gateway's states
     seq             INTEGER NOT NULL DEFAULT 0,    -- the newest version of the order we know
     paid_amount     INTEGER NOT NULL DEFAULT 0,

@@ -44,5 +44,5 @@ class Watcher(msgspec.Struct, frozen=True):
             return
         order = await self.checkout.holdfast.get(quiet.order_id)
         await ledger.do(lambda connection: bookkeeping.learn(connection, order, order.version, "answer", time.time()))
-        if quiet.qr is None and order.state in {OrderState.CREATED, OrderState.PAYING}:
-            await self.checkout.pay(order)
+        if not quiet.payable and order.state in {OrderState.CREATED, OrderState.PAYING}:
+            await self.checkout.pay(order, quiet.pays_with)
