@@ -21,14 +21,17 @@ import msgspec
 from bench.scripts import AMOUNT
 from bench.wire import request, response
 from channels import signing
-from channels.simulator.credentials import MerchantFiles, load_platform, make_credentials
+from channels.simulator import wechat_keys
+from channels.simulator.credentials import make_credentials
+from channels.simulator.wechat_keys import MerchantFiles
 
 SIGNED_FOR_S = 60
 
 
 def make_merchant(directory: Path) -> MerchantFiles:
     """The account of the bench at this platform; made when first asked for."""
-    return make_credentials(directory / "keys", ["bench"])["bench"]
+    made: MerchantFiles = make_credentials(directory / "keys", ["bench"], ["wechatpay"])["bench"]["wechatpay"]
+    return made
 
 
 def channel_config(merchant: MerchantFiles, base_url: str) -> str:
@@ -44,7 +47,8 @@ class ChannelStub:
     def __init__(self, directory: Path) -> None:
         """With the keys of `make_merchant`."""
         merchant = make_merchant(directory)
-        platform = load_platform(directory / "keys")
+        platform = wechat_keys.load(directory / "keys")
+        assert platform is not None, "made with the merchant"
         self.webhooks = 0
         self._awaited, self._arrived = 0, asyncio.Event()
         self._merchant, self._key_id, self._key = merchant, platform.public_key_id, platform.private_key

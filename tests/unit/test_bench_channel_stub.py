@@ -8,8 +8,9 @@ import pytest
 from bench.channel_stub import ChannelStub, channel_config, make_merchant
 from bench.scripts import AMOUNT
 from bench.wire import frame
-from channels.contract import Accepted, NotPaid, PaymentRequest, Response, Stamp
-from channels.wechatpay import WeChatPay, load_credentials
+from channels.contract import Accepted, AttemptKey, ChannelPayment, NotPaid, PaymentRequest, Response, Stamp
+from channels.wechatpay import WeChatPay
+from channels.wechatpay_keys import load_credentials
 
 ORDER_ID = b"01HZZZZZZZZZZZZZZZZZZZZZZZ"
 NUMBER = "01HZZZZZZZZZZZZZZZZZZZZZZZ01"
@@ -42,6 +43,10 @@ def channel(stub: ChannelStub, tmp_path: Path) -> WeChatPay:
     return WeChatPay(credentials)
 
 
+def _attempt() -> AttemptKey:
+    return AttemptKey(NUMBER, "native", int(time.time()), int(time.time()) + 600)
+
+
 def _stamp() -> Stamp:
     return Stamp(now_s=int(time.time()), nonce="0" * 32)
 
@@ -53,13 +58,11 @@ def _response(message: bytes) -> Response:
 
 def test_a_prepay_is_accepted_and_signed_once_for_all_orders(stub: ChannelStub, channel: WeChatPay) -> None:
     request = PaymentRequest(
-        out_trade_no=NUMBER,
-        method="native",
+        attempt=_attempt(),
         amount=AMOUNT,
         currency="CNY",
         subject="tea",
         notify_url="http://127.0.0.1/callbacks",
-        expires_at_s=int(time.time()) + 600,
     )
     flow = channel.pay(request, _stamp())
     sent = next(flow)
@@ -71,7 +74,7 @@ def test_a_prepay_is_accepted_and_signed_once_for_all_orders(stub: ChannelStub, 
 
 
 def test_a_query_is_answered_with_not_paid_yet(stub: ChannelStub, channel: WeChatPay) -> None:
-    flow = channel.query(NUMBER, _stamp())
+    flow = channel.query(_attempt(), _stamp())
     sent = next(flow)
     with pytest.raises(StopIteration) as end:
         flow.send(_response(stub.answer(f"{sent.method} {sent.target} HTTP/1.1\r\n".encode(), b"")))
@@ -83,6 +86,7 @@ def test_a_notification_is_believed_and_pays_the_whole_order(stub: ChannelStub, 
     assert message.startswith(b"POST /callbacks/wechatpay/%b/01 HTTP/1.1\r\n" % ORDER_ID)
     headers, body = _headers_and_body(message)
     payment = channel.notification(headers, body, int(time.time()))
+    assert isinstance(payment, ChannelPayment)
     assert (payment.out_trade_no, payment.amount, payment.currency) == (NUMBER, AMOUNT, "CNY")
     assert payment.account == channel.account
 
