@@ -1,0 +1,1 @@
+"""Clients written by others drive the simulator, and play the channel towards the real gateway: `./run conformance`."""

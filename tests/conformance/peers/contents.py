@@ -1,0 +1,91 @@
+"""What each platform says of a paid order, before it is signed: the fields of real notifications, from the fact sheets.
+
+WeChat Pay and Alipay: their documents. UnionPay: notifications of its test gateway.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+
+from channels import moments, money
+
+
+class Order(msgspec.Struct, frozen=True):
+    """An order of the gateway that waits for its payment, and the payment that the peer will tell of."""
+
+    number: str
+    path: str
+    amount: int
+    subject: str
+    account: dict[str, Any]  # the fields of the gateway's section
+    credential: dict[str, Any]
+    transaction: str
+    paid_at_s: int
+
+
+def wechatpay(order: Order) -> dict[str, Any]:
+    """What is sealed in a payment's notification."""
+    total = order.amount
+    return {
+        "mchid": order.account["mchid"],
+        "appid": order.account["appid"],
+        "out_trade_no": order.number,
+        "transaction_id": order.transaction,
+        "trade_type": "NATIVE",
+        "trade_state": "SUCCESS",
+        "trade_state_desc": "支付成功",
+        "bank_type": "OTHERS",
+        "attach": "",
+        "success_time": moments.rfc3339(order.paid_at_s),
+        "payer": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"},
+        "amount": {"total": total, "payer_total": total, "currency": "CNY", "payer_currency": "CNY"},
+    }
+
+
+def alipay(order: Order) -> dict[str, str]:
+    """The fields of a payment's notification, before `sign` and `sign_type`."""
+    at, yuan = moments.plain(order.paid_at_s), money.yuan(order.amount)
+    return {
+        "notify_time": at,
+        "notify_type": "trade_status_sync",
+        "notify_id": order.transaction + "d4",
+        "app_id": order.account["app_id"],
+        "auth_app_id": order.account["app_id"],
+        "charset": "utf-8",
+        "version": "1.0",
+        "trade_no": order.transaction,
+        "out_trade_no": order.number,
+        "trade_status": "TRADE_SUCCESS",
+        "total_amount": yuan,
+        "receipt_amount": yuan,
+        "buyer_pay_amount": yuan,
+        "invoice_amount": yuan,
+        "point_amount": "0.00",
+        "buyer_id": "2088102169481075",
+        "buyer_logon_id": "csq***@sandbox.com",
+        "seller_id": order.account.get("seller_id", "2088102147948060"),
+        "subject": order.subject,
+        "gmt_create": at,
+        "gmt_payment": at,
+        "fund_bill_list": json.dumps([{"amount": yuan, "fundChannel": "ALIPAYACCOUNT"}], separators=(",", ":")),
+    }
+
+
+def unionpay(order: Order) -> dict[str, str]:
+    """The fields of a payment's notification, before `signPubKeyCert` and `signature`."""
+    at, asked = moments.compact(order.paid_at_s), json.loads(order.credential["value"])["fields"]
+    told = ("accessType", "bizType", "currencyCode", "encoding", "merId", "orderId", "txnAmt", "txnTime", "version")
+    return {
+        **{name: asked[name] for name in (*told, "txnType", "txnSubType", "signMethod")},
+        "accNo": "6216***********0018",
+        "exchangeRate": "0",
+        "queryId": order.transaction[-21:],
+        "respCode": "00",
+        "respMsg": "成功[0000000]",
+        "settleAmt": asked["txnAmt"],
+        "settleCurrencyCode": "156",
+        "settleDate": at[4:8],
+        "traceNo": order.transaction[-6:],
+        "traceTime": at[4:],
+    }
