@@ -6,7 +6,6 @@ import gc
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
@@ -16,7 +15,6 @@ from aiohttp import web
 from actors.deadlines import Schedule
 from actors.order import Order, OrderState
 from actors.registry import Registry
-from channels import wechatpay
 from gateway import probe
 from gateway.api.auth import Authenticator
 from gateway.api.callbacks import CallbacksApi
@@ -30,12 +28,14 @@ from gateway.api.payments import PaymentsApi
 from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
 from gateway.clock import DatabaseClock
-from gateway.config import Checks, Config, Env, WechatPay
+from gateway.config import Checks, Config, Env
 from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
+from gateway.installation import install
 from gateway.metrics import Metrics
 from gateway.sealing import Sealer, load_master_key
+from gateway.stepping import Stepper
 from gateway.storage.apps import Apps
 from gateway.storage.endpoints import Endpoints
 from gateway.storage.group_commit import Bounds, GroupCommit
@@ -43,13 +43,11 @@ from gateway.storage.journal import Journal
 from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
-from gateway.transport import Transport
 from gateway.webhooks.delivery import Delivery
 
 WEBHOOK_LEASE_TIMEOUTS = 2  # how many timeouts a delivery is ours: one to wait for its turn, one for the try
 ADJUST_CLOCK_EVERY_S = 60.0
 LOOP_LAG_EVERY_S = 0.5
-QUEUE_MAX = 10_000  # conversations that may wait for a channel
 
 log = structlog.get_logger(__name__)
 
@@ -160,21 +158,11 @@ class Gateway:
         self._stack.push_async_callback(_cancel, task)
 
     async def _install_channels(self, metrics: Metrics, clock: DatabaseClock) -> dict[str, InstalledChannel]:
-        installed: dict[str, InstalledChannel] = {}
-        if (section := self._config.channels.wechatpay) is not None:
-            channel = wechatpay.WeChatPay(_wechatpay_credentials(section, clock.now_ms() // 1000))
-            transport = Transport(
-                channel.name,
-                section.base_url,
-                timeout_s=section.timeout_s,
-                concurrency=section.concurrency,
-                queue_max=QUEUE_MAX,
-                metrics=metrics,
-                clock=lambda: clock.now_ms() / 1000,
-            )
-            await transport.start()
-            self._stack.push_async_callback(transport.stop)
-            installed[channel.name] = InstalledChannel(channel, transport)
+        stepper = Stepper()
+        self._stack.callback(stepper.stop)
+        installed = install(self._config.channels, metrics, stepper, lambda: clock.now_ms() / 1000)
+        for each in installed.values():
+            await self._started(each.transport)
         return installed
 
     async def _start_delivery(self, pool: asyncpg.Pool, apps: Apps, metrics: Metrics) -> Delivery:
@@ -243,20 +231,6 @@ def sealer_of(config: Config) -> Sealer:
             master_key_file="",
             root=config.embedded.root,
         )
-    )
-
-
-def _wechatpay_credentials(section: WechatPay, now_s: int) -> wechatpay.Credentials:
-    return wechatpay.load_credentials(
-        mchid=section.mchid,
-        appid=section.appid,
-        merchant_serial=section.merchant_serial,
-        private_key_pem=section.private_key.encode(),
-        api_v3_key=section.api_v3_key.encode(),
-        public_key_id=section.public_key_id or None,
-        public_key_pem=section.public_key.encode() or None,
-        platform_certificates_pem={str(path): Path(path).read_bytes() for path in section.platform_certificates},
-        now_s=now_s,
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `serve` is the product, `app add` lets an application in, `config check` finds mistakes."""
+"""The command line: `serve` is the product, `app add` lets an application in, `doctor` finds what is wrong."""
 
 import asyncio
 import json
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 import click
+import msgspec
 import uvloop
 
 from channels.errors import KeyMaterialError
@@ -42,6 +43,20 @@ def serve(path: Path | None) -> None:
     """Run one gateway. Without a database address it starts the embedded ones."""
     config = _load(path)
     uvloop.run(_clearly(lambda: _serve(config)))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def doctor(as_json: bool, path: Path | None) -> None:
+    """Say what is wrong with an installation, or soon will be, without serving; exits 1 if it can't serve."""
+    from gateway.doctor import as_text, diagnose, is_sound  # noqa: PLC0415 - heavy parts load only for this verb
+
+    logs.configure(production=False)
+    findings = uvloop.run(diagnose(path, os.environ))
+    sound = is_sound(findings)
+    click.echo(msgspec.json.encode({"sound": sound, "findings": findings}) if as_json else as_text(findings))
+    sys.exit(not sound)
 
 
 @main.group()

@@ -154,11 +154,11 @@ class Transport:
         Raises:
             NoAnswer: there was none that could be read whole.
         """
-        if self._session is None or self._session.closed:
-            raise NoAnswer("the transport is stopped", sent=False)
         origin = self._origins.get(request.origin)
         if origin is None or not request.target.startswith("/"):  # a target could go on with ".evil.org" or "@evil.org"
             raise NoAnswer(f"not an address of this channel: {(request.origin + request.target)[:200]}", sent=False)
+        if self._session is None or self._session.closed:
+            raise NoAnswer("the transport is stopped", sent=False)
         try:
             async with self._session.request(
                 request.method,

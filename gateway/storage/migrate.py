@@ -78,15 +78,24 @@ async def migrate(connection: Any, directory: Path = MIGRATIONS) -> list[str]:
     await _lock(connection)
     try:
         await connection.execute(CREATE_TABLE)
-        applied = await connection.fetch("SELECT version, name, sha256 FROM schema_migrations ORDER BY version")
-        _compare(known, applied)
-        missing = known[len(applied) :]
+        missing = await _missing(connection, known)
         for migration in missing:
             await _apply(connection, migration)
     finally:
         if not connection.is_closed():
             await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
     return [migration.name for migration in missing]
+
+
+async def pending(connection: Any, directory: Path = MIGRATIONS) -> list[str]:
+    """The names of the files that `migrate` would apply now. Changes nothing.
+
+    Raises:
+        MigrationError: the database holds a changed, unknown or newer migration.
+    """
+    known = read_migrations(directory)
+    begun = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
+    return [migration.name for migration in (await _missing(connection, known) if begun else known)]
 
 
 async def check_durability(connection: Any, *, allow_unsafe: bool) -> None:
@@ -150,6 +159,12 @@ async def _lock(connection: Any) -> None:
             await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
         except asyncpg.LockNotAvailableError:
             raise MigrationError(f"another process has been migrating for {LOCK_LIMIT_S} s; look at it") from None
+
+
+async def _missing(connection: Any, known: Sequence[Migration]) -> Sequence[Migration]:
+    applied = await connection.fetch("SELECT version, name, sha256 FROM schema_migrations ORDER BY version")
+    _compare(known, applied)
+    return known[len(applied) :]
 
 
 def _compare(known: Sequence[Migration], applied: Sequence[Any]) -> None:

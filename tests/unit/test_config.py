@@ -3,10 +3,14 @@
 import base64
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from msgspec.structs import fields
 
 from gateway.config import Config, ConfigError, Env, load
+from gateway.config.rules import OFFICIAL_HOSTS
+from gateway.config.sections import Alipay, Channels, UnionPay, WechatPay
 
 MASTER_KEY = base64.b64encode(b"k" * 32).decode()
 WECHATPAY = """
@@ -16,7 +20,32 @@ mchid = "1900000001"
 merchant_serial = "5157F09EFDC096DE15EBE81A47057A72"
 private_key_file = "merchant.pem"
 api_v3_key_file = "v3.key"
+platform_certificates = ["root.pem"]
 """
+PUBLIC_KEY = 'public_key_id = "PUB_KEY_ID_1"\npublic_key = "k"\n'
+ALIPAY = """
+[channels.alipay]
+app_id = "2021000000000000"
+seller_id = "2088000000000000"
+private_key_file = "merchant.pem"
+"""
+ALIPAY_KEY = ALIPAY + 'public_key_file = "public.pem"\n'
+ALIPAY_CERTIFICATES = (
+    ALIPAY
+    + """
+app_certificate_file = "root.pem"
+alipay_certificate_file = "root.pem"
+root_certificates_file = "root.pem"
+"""
+)
+UNIONPAY = """
+[channels.unionpay]
+merchant_id = "777290058110048"
+root_certificate_file = "root.pem"
+middle_certificate_file = "root.pem"
+"""
+UNIONPAY_PFX = UNIONPAY + 'pfx_file = "merchant.pfx"\npfx_password = "000000"\n'
+UNIONPAY_PEM = UNIONPAY + 'private_key_file = "merchant.pem"\ncertificate_file = "root.pem"\n'
 PROD = {
     "HOLDFAST_ENV": "prod",
     "HOLDFAST_SERVER__PUBLIC_URL": "https://pay.example.com",
@@ -30,6 +59,9 @@ PROD = {
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "merchant.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
     (tmp_path / "v3.key").write_text("v" * 32 + "\n")
+    (tmp_path / "public.pem").write_text("-----BEGIN PUBLIC KEY-----\n")
+    (tmp_path / "root.pem").write_bytes(b"# in Latin-1: \xe9\n-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "merchant.pfx").write_bytes(b"0\x82\xff\x00\x9d")
     return tmp_path
 
 
@@ -121,6 +153,7 @@ def test_all_mistakes_are_reported_together_each_with_its_path(directory: Path) 
         "channels.wechatpay.merchant_serial: required",
         f"channels.wechatpay.private_key_file: can't read {directory / 'nowhere.pem'}: No such file or directory",
         "channels.wechatpay.api_v3_key: Expected 32 bytes (in api_v3_key or the file api_v3_key_file)",
+        "channels.wechatpay.public_key_id: give it with public_key_file, or platform_certificates, or all of them",
         "HOLDFAST_FOO__BAR: no such setting",
     }
     assert len(found) == len(set(found))
@@ -147,8 +180,39 @@ def test_all_mistakes_are_reported_together_each_with_its_path(directory: Path) 
         (WECHATPAY + 'base_url = "ftp://x"', "channels.wechatpay.base_url: Expected http://HOST"),
         (WECHATPAY + 'public_key = "k"', "channels.wechatpay.public_key_id: belongs together with"),
         (WECHATPAY + 'api_v3_key = "k"', "channels.wechatpay.api_v3_key_file: api_v3_key is set as well"),
-        (WECHATPAY + 'platform_certificates = ["a"]', "channels.wechatpay.platform_certificates[0]: can't read"),
-        (WECHATPAY + "platform_certificates = [1]", "channels.wechatpay.platform_certificates[0]: Expected `str`"),
+        (WECHATPAY.replace("root", "a"), "channels.wechatpay.platform_certificates[0]: can't read"),
+        (
+            WECHATPAY.replace('"root.pem"', "1") + PUBLIC_KEY,
+            "channels.wechatpay.platform_certificates[0]: Expected `str`",
+        ),
+        (WECHATPAY.replace('"root.pem"', ""), "channels.wechatpay.public_key_id: give it with public_key_file"),
+        (WECHATPAY + 'base_url = "https://h/v3"', "channels.wechatpay.base_url: must end with the host"),
+        (WECHATPAY + 'merchant_certificate_file = "a"', "channels.wechatpay.merchant_certificate_file: can't read"),
+        ("[server]\npublic_url = 'https://{}'".format("x" * 200), "server.public_url: Expected at most 180"),
+        ("[sweep]\nlease_s = 9" + ALIPAY_KEY + "timeout_s = 9", "sweep.lease_s: must exceed channels.alipay.timeout_s"),
+        (ALIPAY, "channels.alipay.public_key_file: required, or in the certificate mode app_certificate_file, alipay"),
+        (ALIPAY_KEY.replace('"merchant.pem"', '"root.pem"'), "channels.alipay.private_key_file: "),
+        (ALIPAY_KEY.replace("private_key_file", "#"), "channels.alipay.private_key_file: required"),
+        (ALIPAY_KEY.replace("seller_id", "#"), "channels.alipay.seller_id: required"),
+        (ALIPAY_CERTIFICATES + 'public_key = "k"', "channels.alipay.public_key_file: an app has a public key or"),
+        (ALIPAY_CERTIFICATES.replace("app_c", "#"), "channels.alipay.app_certificate_file: belongs together with"),
+        (ALIPAY_CERTIFICATES.replace("root_", "#"), "channels.alipay.root_certificates_file: belongs together with"),
+        (ALIPAY_KEY + 'base_url = "https://openapi.alipay.com/gateway.do"', "channels.alipay.base_url: must end with"),
+        (UNIONPAY_PFX.replace("merchant_id", "#"), "channels.unionpay.merchant_id: required"),
+        (UNIONPAY_PFX.replace("0048", "0048-"), "channels.unionpay.merchant_id: Expected `str` matching regex"),
+        (UNIONPAY_PFX.replace("merchant.pfx", "a.pfx"), "channels.unionpay.pfx_file: can't read"),
+        (UNIONPAY_PFX.replace("root_", "#"), "channels.unionpay.root_certificate_file: required"),
+        (UNIONPAY_PFX.replace("middle_", "#"), "channels.unionpay.middle_certificate_file: required"),
+        (UNIONPAY_PFX + 'certificate_file = "root.pem"', "channels.unionpay.certificate_file: pfx_file holds the"),
+        (UNIONPAY_PFX + 'private_key_file = "merchant.pem"', "channels.unionpay.private_key_file: pfx_file holds"),
+        (
+            UNIONPAY_PEM.replace("\ncertificate_file", "\n#"),
+            "channels.unionpay.certificate_file: required, or pfx_file",
+        ),
+        (UNIONPAY_PEM.replace("private_key_file", "#"), "channels.unionpay.private_key_file: required, or pfx_file"),
+        (UNIONPAY_PEM + 'pfx_password = "x"', "channels.unionpay.pfx_password: there is no pfx_file"),
+        (UNIONPAY_PEM + 'query_path = "queryTrans.do"', "channels.unionpay.query_path: Expected `str` matching regex"),
+        (UNIONPAY_PEM + 'file_url = "ftp://h"', "channels.unionpay.file_url: Expected http://HOST"),
     ],
 )
 def test_one_mistake_is_reported_once_and_alone(directory: Path, toml: str, mistake: str) -> None:
@@ -175,8 +239,36 @@ def test_files_of_secrets_become_the_secrets(directory: Path) -> None:
     assert channel.base_url == "https://api.mch.weixin.qq.com"
 
 
+def test_all_three_channels_in_each_of_their_modes(directory: Path) -> None:
+    channels = read(directory, WECHATPAY + ALIPAY_KEY + UNIONPAY_PFX).channels
+    assert list(channels.installed()) == ["wechatpay", "alipay", "unionpay"]
+    assert channels.alipay is not None
+    assert channels.unionpay is not None
+    assert channels.alipay.base_url == "https://openapi.alipay.com"
+    assert channels.alipay.public_key == "-----BEGIN PUBLIC KEY-----"
+    assert channels.unionpay.pfx_file == directory / "merchant.pfx", "it is no text"
+    assert (channels.unionpay.base_url, channels.unionpay.file_url, channels.unionpay.query_path) == (
+        "https://gateway.95516.com",
+        "https://filedownload.95516.com",
+        "/gateway/api/queryTrans.do",
+    )
+    channels = read(directory, ALIPAY_CERTIFICATES + UNIONPAY_PEM).channels
+    assert list(channels.installed()) == ["alipay", "unionpay"]
+
+
+def test_every_address_of_every_channel_has_its_official_hosts() -> None:
+    sections = {"wechatpay": WechatPay, "alipay": Alipay, "unionpay": UnionPay}
+    for name, kind in sections.items():
+        addresses = {field.name: field.default for field in fields(kind) if field.name.endswith("_url")}
+        assert addresses.keys() == OFFICIAL_HOSTS[name].keys()
+        for field, default in addresses.items():
+            assert urlsplit(default).netloc in OFFICIAL_HOSTS[name][field]
+    assert sections.keys() == {field.name for field in fields(Channels)}
+
+
 def test_a_channel_can_be_configured_by_variables_alone(directory: Path) -> None:
     environ = {
+        "HOLDFAST_CHANNELS__WECHATPAY__PLATFORM_CERTIFICATES": f'["{directory / "root.pem"}"]',
         "HOLDFAST_CHANNELS__WECHATPAY__APPID": "wx1",
         "HOLDFAST_CHANNELS__WECHATPAY__MCHID": "1900000001",
         "HOLDFAST_CHANNELS__WECHATPAY__MERCHANT_SERIAL": "51",
@@ -200,10 +292,16 @@ def test_production_accepts_real_parts(directory: Path) -> None:
     assert read(directory, WECHATPAY, **PROD).env is Env.PROD
     second = WECHATPAY + 'base_url = "https://api2.mch.weixin.qq.com"'
     assert read(directory, second, **PROD).env is Env.PROD
+    assert read(directory, WECHATPAY + ALIPAY_CERTIFICATES + UNIONPAY_PFX, **PROD).env is Env.PROD
 
 
 def test_production_refuses_everything_of_development_at_once(directory: Path) -> None:
     toml = 'env = "prod"\n[database]\nallow_unsafe = true\n' + WECHATPAY + 'base_url = "http://127.0.0.1:8070"'
+    toml += ALIPAY_KEY + 'base_url = "https://openapi-sandbox.dl.alipaydev.com"'
+    toml += (
+        UNIONPAY_PFX + 'base_url = "https://gateway.test.95516.com"\nfile_url = "https://filedownload.95516.com:1"\n'
+    )
+    toml += "test_environment = true"
     assert [mistake.partition(":")[0] for mistake in mistakes(directory, toml)] == [
         "database.url",
         "redis.url",
@@ -211,6 +309,10 @@ def test_production_refuses_everything_of_development_at_once(directory: Path) -
         "security.master_key_file",
         "server.public_url",
         "channels.wechatpay.base_url",
+        "channels.alipay.base_url",
+        "channels.unionpay.base_url",
+        "channels.unionpay.file_url",
+        "channels.unionpay.test_environment",
     ]
 
 

@@ -82,7 +82,7 @@ def test_an_unknown_verb_prints_the_usage_sets_nothing_up_and_exits_2(
 def test_help_is_an_answer_not_a_complaint(checkout: Checkout) -> None:
     code, out, err = checkout.run("help")
     assert (code, err) == (0, "")
-    assert all(f"\n  {verb}" in out for verb in ("demo", "serve", "app", "bench", "test", "check", "clean"))
+    assert all(f"\n  {verb}" in out for verb in ("demo", "serve", "doctor", "app", "bench", "test", "check", "clean"))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ def test_help_is_an_answer_not_a_complaint(checkout: Checkout) -> None:
     [
         ("demo", "-P -m bench.demo --seed 4 x y"),
         ("serve", "-P -m gateway serve --seed 4 x y"),
+        ("doctor", "-P -m gateway doctor --seed 4 x y"),
         ("app", "-P -m gateway app --seed 4 x y"),
         ("bench", "-P -m bench --seed 4 x y"),
         ("test", "-P -m pytest --seed 4 x y"),
