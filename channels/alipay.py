@@ -328,8 +328,7 @@ class Alipay:
             "timestamp": moments.plain(stamp.now_s),
             "biz_content": content,
         }
-        message = "&".join([f"{name}={fields[name]}" for name in sorted(fields)])
-        fields["sign"] = signing.sign(self._credentials.private_key, message.encode())
+        fields["sign"] = signing.sign(self._credentials.private_key, wire.signing_string(fields))
         return fields
 
     def _trade(self, request: PaymentRequest, expires_at_s: int) -> dict[str, object]:

@@ -6,6 +6,7 @@ names ours and the roots we trust, and every answer names Alipay's. Which mode i
 
 import hashlib
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -19,9 +20,8 @@ from channels.errors import KeyMaterialError
 from channels.signing import DatedFile
 
 _FILES: Final = ("private_key_file", "public_key_file", "app_certificate_file", "root_certificates_file")
-_RSA_SIGNED: Final = (
-    "1.2.840.113549.1.1."  # the OIDs of signatures by RSA; the others in Alipay's file of roots are not named
-)
+_RSA_SIGNED: Final = "1.2.840.113549.1.1."  # how the OIDs of signatures by RSA begin
+_RSA_DER: Final = bytes.fromhex("2a864886f70d0101")  # the same in a certificate
 _PEM_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _BASE64 = re.compile(rb"[0-9A-Za-z+/=\s]+")
 _ORIGIN = re.compile(r"https?://[0-9A-Za-z.:\-\[\]]+")
@@ -125,8 +125,16 @@ def root_serial_number(pem: bytes) -> str:
 
 
 def _rsa_signed(pem: bytes) -> Iterator[bytes]:
+    """Of Alipay's real file of roots, two of four. Another of them breaks the letter of the standard and can not be
+    read at all: what does not so much as mention RSA is passed over."""
     for block in _PEM_BLOCK.findall(pem):
-        if x509.load_pem_x509_certificate(block).signature_algorithm_oid.dotted_string.startswith(_RSA_SIGNED):
+        try:
+            oid = x509.load_pem_x509_certificate(block).signature_algorithm_oid.dotted_string
+        except ValueError:
+            if _RSA_DER in b64decode(b"".join(block.splitlines()[1:-1])):
+                raise
+            continue
+        if oid.startswith(_RSA_SIGNED):
             yield block
 
 

@@ -224,6 +224,11 @@ def expires_at_s(attempt: AttemptKey) -> int:
     return min(max(attempt.expires_at_s, earliest_s), attempt.started_at_s + longest_s)
 
 
+def signing_string(fields: Mapping[str, str]) -> bytes:
+    """What a request's signature is over: all its fields but `sign`, none of them empty, with raw values."""
+    return "&".join([f"{name}={fields[name]}" for name in sorted(fields)]).encode()
+
+
 def _address(url: str) -> bool:
     return len(url) <= URL_CHARS_MAX and re.fullmatch(_HTTP_URL, url) is not None
 

@@ -104,6 +104,11 @@ def failed(method: str, sub_code: str, code: str = "40004", **stated: str) -> Re
     return answer(method, {"code": code, "msg": "Business Failed", "sub_code": sub_code, "sub_msg": "文字", **stated})
 
 
+def waiting(**stated: str) -> Response:
+    """The answer about a trade that nobody has paid."""
+    return answer("alipay.trade.query", {**TRADE, "trade_status": "WAIT_BUYER_PAY", "send_pay_date": "", **stated})
+
+
 def notice(fields: dict[str, str], *, charset: str = "utf-8", by: str = "alipay", signed_empty: bool = True) -> bytes:
     """The body of a notification."""
     named = {name: value.encode(charset) for name, value in fields.items()}
