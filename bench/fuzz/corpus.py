@@ -1,0 +1,176 @@
+"""What mutants are made of: genuine notifications, forgeries by whoever holds some other well-formed key, and messages
+that the platform did sign but that say something odd.
+
+A `Scene` is one channel's: the platform, an impostor with the same merchants and keys of its own, another merchant at
+the real platform, orders that are being paid, and sacrificed orders that odd but genuine messages are sent to.
+Everything is signed anew every minute, for WeChat Pay's signatures age.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bench.fuzz.bytewise import Mutation
+from bench.fuzz.message import Crafted, Message, Voucher, message_of
+from bench.simulated import Simulated
+from channels.contract import Accepted, AttemptKey, Channel, PaymentRequest, Stamp
+from channels.simulator.credentials import KEY_MODULES
+from channels.simulator.key_files import MERCHANTS_DIR
+from channels.simulator.platforms import load_platforms
+from channels.simulator.trades import Trade
+
+MERCHANT, STRANGER = "fuzz", "stranger"
+SACRIFICED = 2  # orders that genuine but odd messages are about
+EXPIRES_AFTER_S = 7_200
+
+
+class Corpus(msgspec.Struct, frozen=True):
+    """One minute's messages of one channel."""
+
+    genuine: tuple[Message, ...]
+    forged: tuple[Crafted, ...]
+    odd: tuple[Crafted, ...]
+    meanings: tuple[object, ...]
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """What messages are made with."""
+
+    channel: Channel
+    platform: Simulated
+    impostor: Simulated
+    stranger: Simulated
+    trades: tuple[Trade, ...]
+    sacrificed: tuple[Trade, ...]
+    keys: Any  # the platform's own, as its kind knows them
+    impostors_keys: Any
+
+    def strangers(self, trade: Trade) -> Trade:
+        """The trade that the other merchant has, paid, under the same number."""
+        number = trade.made.out_trade_no
+        return next(each for each in self.stranger.trades.all() if each.made.out_trade_no == number)
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What the fuzz must know of one channel: how to have an order paid by it, its mutations with their weights, what a
+    message means, what can be crafted for one trade.
+
+    Whatever a forgery takes from a genuine message is taken from the one that is given: a mutation may undo what was
+    done to it, and then it says what that one says.
+    """
+
+    channel: str
+    method: str
+    load_keys: Callable[[Path], Any]
+    mutations: tuple[tuple[int, str, Mutation], ...]
+    meaning: Callable[[Message], object]
+    forged: Callable[[Scene, Trade, Message], Iterator[Crafted]]
+    odd: Callable[[Scene, Trade], Iterator[Crafted]]
+
+
+def told(platform: Simulated, trade: Trade) -> Message:
+    """A trade's notification, by this platform."""
+    notice = platform.notice(trade)
+    return message_of(notice.url, notice.headers, notice.body)
+
+
+def make_corpus(kind: Kind, scene: Scene) -> Corpus:
+    """Sign everything now."""
+    genuine = tuple(told(scene.platform, trade) for trade in scene.trades)
+    return Corpus(
+        genuine=genuine,
+        forged=tuple(
+            crafted
+            for trade, message in zip(scene.trades, genuine, strict=True)
+            for crafted in (*_by_impostor(scene, trade), *kind.forged(scene, trade, message))
+        ),
+        odd=tuple(
+            crafted for trade in scene.sacrificed for crafted in (*_otherwise(scene, trade), *kind.odd(scene, trade))
+        ),
+        meanings=tuple(kind.meaning(message) for message in genuine),
+    )
+
+
+class Wanted(NamedTuple):
+    """An order that is being paid, as its channel was told of it."""
+
+    out_trade_no: str
+    amount: int
+    notify_url: str
+
+
+def make_scene(
+    kind: Kind, channel: Channel, stranger: Channel, folders: tuple[Path, Path], wanted: Sequence[Wanted]
+) -> Scene:
+    """The scene of one channel. The first SACRIFICED of the orders are the sacrificed ones.
+
+    Args:
+        channel: ours, and `stranger` the other merchant's.
+        folders: keys of the simulated platforms, and `make_impostor`'s.
+    """
+    ours, impostor, theirs = (
+        Simulated(load_platforms(folder, 1)[kind.channel], time.time) for folder in (folders[0], folders[1], folders[0])
+    )
+    for order in wanted:
+        _pay(kind, ours, channel, order)
+        _pay(kind, theirs, stranger, order)
+    trades = tuple(ours.trades.all())
+    return Scene(
+        channel=channel,
+        platform=ours,
+        impostor=impostor,
+        stranger=theirs,
+        trades=trades[SACRIFICED:],
+        sacrificed=trades[:SACRIFICED],
+        keys=kind.load_keys(folders[0]),
+        impostors_keys=kind.load_keys(folders[1]),
+    )
+
+
+def _pay(kind: Kind, platform: Simulated, channel: Channel, order: Wanted) -> None:
+    """Have it made payable by the channel's own flow, and paid."""
+    now_s = int(time.time())
+    attempt = AttemptKey(order.out_trade_no, kind.method, now_s, now_s + EXPIRES_AFTER_S)
+    request = PaymentRequest(attempt, order.amount, "CNY", f"fuzz {order.out_trade_no}", order.notify_url)
+    outcome = platform.converse(channel.pay(request, Stamp(now_s, f"{0:032x}")))
+    assert isinstance(outcome, Accepted), outcome
+    platform.pay(next(trade for trade in platform.trades.all() if trade.made.out_trade_no == order.out_trade_no))
+
+
+def make_impostor(folder: Path, impostor: Path, channels: Sequence[str]) -> None:
+    """A platform with the same merchants under the same names, and keys of its own. Its key ids are the true ones."""
+    impostor.mkdir(parents=True, mode=0o700)
+    shutil.copytree(folder / MERCHANTS_DIR, impostor / MERCHANTS_DIR)
+    for channel in channels:
+        KEY_MODULES[channel].make_platform(impostor)
+    for named in folder.glob("*.json"):
+        shutil.copy(named, impostor / named.name)
+
+
+# --- forgeries that every platform knows ------------------------------------------------------------------------------
+
+OTHER_AMOUNTS = (1, 100, 199_900, 10**12)
+
+
+def _by_impostor(scene: Scene, trade: Trade) -> Iterator[Crafted]:
+    """Well signed, by somebody else: as it was, and with other amounts."""
+    yield Crafted("signed by an impostor", told(scene.impostor, trade))
+    for amount in OTHER_AMOUNTS:
+        stated = scene.platform.stated(trade, amount=amount)
+        yield Crafted("signed by an impostor, other amount", told(scene.impostor, stated))
+
+
+def _otherwise(scene: Scene, trade: Trade) -> Iterator[Crafted]:
+    """Signed by the platform: other amounts and currencies, and the same number of another merchant's."""
+    for amount in OTHER_AMOUNTS:
+        stated = scene.platform.stated(trade, amount=amount)
+        yield Crafted("genuine, other amount", told(scene.platform, stated), Voucher.PLATFORM)
+    for currency in ("USD", "JPY"):
+        stated = scene.platform.stated(trade, currency=currency)
+        yield Crafted("genuine, other currency", told(scene.platform, stated), Voucher.PLATFORM)
+    theirs = scene.strangers(trade)
+    yield Crafted("genuine, another merchant's", told(scene.stranger, theirs), Voucher.PLATFORM_FOR_ANOTHER)

@@ -1,0 +1,159 @@
+"""One channel's run: every mutant through the channel in this process, and over HTTP through the gateway; then the
+books are read, and then the genuine notifications come and credit."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from bench.fuzz.corpus import SACRIFICED, Corpus, Kind, Scene, Wanted, make_corpus, make_scene
+from bench.fuzz.handling import Finding, Handling
+from bench.fuzz.message import Mutant, Voucher
+from bench.fuzz.mutator import Mutator
+from bench.fuzz.report import ChannelReport, cost, latency
+from bench.fuzz.sending import Sender
+from bench.fuzz.stage import Books, Order, Stage
+from channels.contract import Channel
+
+ORDERS = 6  # whose genuine notifications are mutated, beside the sacrificed ones
+RENEWED_EVERY_S = 60.0  # WeChat Pay's signatures are good for five minutes
+FINDINGS_MAX = 20  # then the run has failed thoroughly enough
+AUDIT = -1  # the number of a finding that no mutant can be blamed for
+
+Progress = Callable[[int], None]
+
+
+class Judged:
+    """One channel's mutants, each handed to the channel itself before it is sent."""
+
+    def __init__(self, kind: Kind, channel: Channel, seed: int) -> None:
+        self.handling = Handling(channel)
+        self.findings: list[Finding] = []
+        self.neutral = 0
+        self.drawn = 0
+        self._kind = kind
+        self._seed = seed
+        self._mutator = Mutator(kind, seed)
+        self._corpus: Corpus
+
+    def use(self, corpus: Corpus) -> None:
+        """Mutate these from now on."""
+        self.handling.trust(corpus.genuine)
+        self._corpus = corpus
+
+    def mutants(self, count: int) -> Iterator[Mutant]:
+        """What the channel took rightly, and is worth sending."""
+        while self.drawn < count and len(self.findings) < FINDINGS_MAX:
+            mutant = self._mutator.mutant(self.drawn, self._corpus)
+            self.drawn += 1
+            if self._mutator.neutral(mutant, self._corpus):
+                self.neutral += 1
+            elif complaint := self.handling.complaint(mutant):
+                self.complain(mutant, complaint)
+            else:
+                yield mutant
+
+    def complain(self, mutant: Mutant, what: str) -> None:
+        """Note what is wrong."""
+        wire = mutant.message.wire()
+        self.findings.append(Finding(self._kind.channel, self._seed, mutant.number, mutant.mutation, what, wire))
+
+    def blame(self, what: str) -> None:
+        """Note what is wrong although no single mutant is known to have done it."""
+        self.findings.append(Finding(self._kind.channel, self._seed, AUDIT, "all of them", what, b""))
+
+
+async def run_channel(stage: Stage, kind: Kind, *, seed: int, count: int, progress: Progress) -> ChannelReport:
+    """Fuzz one channel of a stage."""
+    channel = stage.accounts.ours[kind.channel]
+    orders = await stage.orders(kind, SACRIFICED + ORDERS)
+    scene = make_scene(kind, channel, stage.accounts.strangers[kind.channel], stage.accounts.folders, orders)
+    judged = Judged(kind, channel, seed)
+    judged.use(make_corpus(kind, scene))
+    mutants = judged.mutants(count)
+    sender = Sender(stage.host, stage.port, lambda: next(mutants, None), judged.complain)
+    renewing = asyncio.create_task(_renew(judged, kind, scene))
+    telling = asyncio.create_task(_tell(judged, progress))
+    gc.freeze()
+    gc.disable()  # a collection in the middle of a message would be charged for it; `Handling` collects in between
+    began = time.perf_counter()
+    try:
+        await sender.run()
+    finally:
+        gc.enable()
+        renewing.cancel()
+        telling.cancel()
+    seconds = time.perf_counter() - began
+    if not stage.gateway.running:
+        judged.blame("the gateway ended")
+    credited = await _audit(stage, kind, scene, orders, judged)
+    sent = len(sender.latencies)
+    return ChannelReport(
+        channel=kind.channel,
+        mutants=judged.drawn,
+        neutral=judged.neutral,
+        sent=sent,
+        seconds=round(seconds, 3),
+        per_s=round(sent / seconds, 1),
+        connections=sender.connections,
+        verdicts=dict(judged.handling.verdicts),
+        statuses=dict(sender.statuses),
+        handling=cost(judged.handling.taken_ns, judged.handling.slowest),
+        http=latency(sender.latencies),
+        orders=ORDERS,
+        credited=credited,
+        findings=tuple(judged.findings),
+    )
+
+
+async def _renew(judged: Judged, kind: Kind, scene: Scene) -> None:
+    while True:
+        await asyncio.sleep(RENEWED_EVERY_S)
+        judged.use(await asyncio.to_thread(make_corpus, kind, scene))
+
+
+async def _tell(judged: Judged, progress: Progress) -> None:
+    while True:
+        progress(judged.drawn)
+        await asyncio.sleep(1.0)
+
+
+# --- the books --------------------------------------------------------------------------------------------------------
+
+
+async def _audit(stage: Stage, kind: Kind, scene: Scene, wanted: Sequence[Wanted], judged: Judged) -> int:
+    """How many orders the genuine notifications credit, after it was seen that nothing else did."""
+    sacrificed = {order.out_trade_no[:-2] for order in wanted[:SACRIFICED]}
+    fuzzed = {order.out_trade_no[:-2] for order in wanted[SACRIFICED:]}
+    for complaint in wrong_in(await stage.books(), fuzzed, sacrificed, scene.channel.account):
+        judged.blame(complaint)
+    genuine = iter(
+        Mutant(number, "genuine", message, Voucher.PLATFORM)
+        for number, message in enumerate(make_corpus(kind, scene).genuine)
+    )
+    delivery = Sender(stage.host, stage.port, lambda: next(genuine, None), judged.complain)
+    await delivery.run()
+    orders = (await stage.books()).orders
+    credited = [order_id for order_id in fuzzed if _whole(orders[order_id])]
+    if len(credited) != len(fuzzed):
+        answers = dict(delivery.statuses)
+        judged.blame(f"of {len(fuzzed)} genuine notifications {len(credited)} credited; they were answered {answers}")
+    return len(credited)
+
+
+def _whole(order: Order) -> bool:
+    return order.state == "paid" and order.paid_amount == order.amount
+
+
+def wrong_in(books: Books, fuzzed: set[str], sacrificed: set[str], account: str) -> Iterator[str]:
+    """What mutants should not have brought about. A sacrificed order may hold what the platform said of it."""
+    for order_id in sorted(fuzzed):
+        if books.orders[order_id].state != "paying":
+            yield f"order {order_id} is {books.orders[order_id].state}"
+    for payment in books.payments:
+        if payment.order_id in fuzzed:
+            yield f"a payment was recorded: {payment}"
+        if payment.order_id in sacrificed and payment.kind == "credit":
+            ordered = (books.orders[payment.order_id].amount, "CNY", account)
+            if (payment.amount, payment.currency, payment.account) != ordered:
+                yield f"wrongly credited: {payment}"
