@@ -124,6 +124,7 @@ class EffectRunner:
         attempt = order.attempt(effect.number)
         if attempt is None:
             return
+        await asyncio.sleep(0)  # some answers come without a call: whoever waits for one is to listen first
         try:
             event = await self._ask_channel(order, attempt, effect)
         finally:

@@ -52,17 +52,22 @@ class CallersOrders:
         except OrderNotFound:
             raise Problem("order_not_found", param="order_id") from None
 
-    async def changed(self, order: Order, deadline: float) -> bool:
-        """Wait for news of the order; whether there were any before the deadline (the loop's time)."""
-        left_s = deadline - asyncio.get_running_loop().time()
-        if left_s <= 0:
-            return False
+    async def later(self, order: Order, deadline: float) -> Order | None:
+        """The order when there is news of it: it moved on, or its channel gave an answer that changed nothing.
+
+        None if there is none before the deadline (the loop's time).
+        """
+        news = self._registry.changed(order.order_id)  # first: what happens while we look must not be missed
+        latest = await self.latest(order)
+        if latest.version > order.version:
+            news.cancel()
+            return latest
         try:
-            async with asyncio.timeout(left_s):
-                await self._registry.changed(order.order_id)
+            async with asyncio.timeout_at(deadline):
+                await news
         except TimeoutError:
-            return False
-        return True
+            return None
+        return await self.latest(order)
 
     async def latest(self, order: Order) -> Order:
         """The order as this process last saw it durable."""

@@ -160,8 +160,8 @@ class OrdersApi:
         answer = await self._orders.tell(order, CloseRequested(self._clock.now_ms()))
         refuse(answer)
         latest = answer.order
-        while latest.state is OrderState.CLOSING and await self._orders.changed(order, deadline):
-            latest = self._registry.peek(order.order_id) or latest
+        while latest.state is OrderState.CLOSING and (later := await self._orders.later(latest, deadline)):
+            latest = later
         if latest.state is OrderState.PAID:
             raise Problem("order_paid", "it was paid before the channel could close it", order_id=order.order_id)
         return json_response(order_json(latest), 200 if latest.state is OrderState.CLOSED else 202)
@@ -172,7 +172,7 @@ class OrdersApi:
         await read_nothing(request)
         answer = await self._orders.tell(order, SyncRequested(self._clock.now_ms()))
         if answer.reply is Reply.WAIT:
-            await self._orders.changed(order, asyncio.get_running_loop().time() + self._settings.pay_wait_s)
+            await self._orders.later(answer.order, asyncio.get_running_loop().time() + self._settings.pay_wait_s)
         return json_response(order_json(await self._journal.load(order.order_id) or answer.order))
 
 

@@ -76,11 +76,11 @@ class PaymentsApi:
         self, order: Order, attempt: Attempt, wish: PayRequested, deadline: float
     ) -> web.Response | None:
         """Wait until the attempt moves; the answer if that ends the request, None if the order is to be told again."""
-        while await self._orders.changed(order, deadline):
-            latest = await self._orders.latest(order)
+        while (latest := await self._orders.later(order, deadline)) is not None:
             now = latest.attempt(attempt.number) or attempt
             if now.state is not AttemptState.SUBMITTING:
                 return _answer(latest, now) if now.fulfils(wish) else None
+            order = latest
         return await self._not_settled(order, wish)
 
     async def _not_settled(self, order: Order, wish: PayRequested) -> web.Response:
@@ -89,14 +89,19 @@ class PaymentsApi:
         live = latest.live_attempt
         if live is not None and (live.state is AttemptState.CLOSING or not live.fulfils(wish)):
             raise Problem("payment_in_progress", _in_the_way(live), order_id=order.order_id)
-        return json_response(pay_json(latest, live), 202)
+        settled = None if live is None else _answer(latest, live)
+        return settled or json_response(pay_json(latest, live), 202)
 
     # --- show -----------------------------------------------------------------------------------------------------
 
     async def qr(self, request: Call) -> web.Response:
         """The QR code the payer is to scan now, as SVG."""
         order = await self._orders.of(request)
-        svg = await asyncio.to_thread(_svg, _qr_content(order, self._clock.now_ms()))
+        content = _qr_content(order, self._clock.now_ms())
+        try:
+            svg = await asyncio.to_thread(_svg, content)
+        except ValueError:  # segno's word for a content that no QR code can hold
+            raise Problem("qr_unavailable", "it is too long for a QR code", order_id=order.order_id) from None
         return web.Response(body=svg, content_type="image/svg+xml", headers={"Cache-Control": "no-store"})
 
 

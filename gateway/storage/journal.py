@@ -90,7 +90,7 @@ class _AttemptRow(msgspec.Struct):
     started_at_ms: int
     submitted_at_ms: int
     submits: int
-    params: msgspec.Raw | None
+    params: msgspec.Raw  # a union of Raw and None takes nothing but null
     credential: Credential | None
     failure_code: str | None
     failure_message: str | None
@@ -161,7 +161,7 @@ def _attempt_of(row: _AttemptRow) -> Attempt:
         started_at_ms=row.started_at_ms,
         submitted_at_ms=row.submitted_at_ms,
         submits=row.submits,
-        params_json=None if row.params is None else bytes(row.params).decode(),
+        params_json=None if bytes(row.params) == b"null" else bytes(row.params).decode(),
         credential=row.credential,
         failure_code=row.failure_code,
         failure_message=row.failure_message,

@@ -21,10 +21,11 @@ import aiohttp
 import asyncpg
 import msgspec
 
-from channels import signing
-from channels.simulator import envelope
-from channels.simulator.credentials import MerchantFiles, PlatformCredentials, load_platform, make_credentials
-from channels.simulator.trades import Paid, Prepaid, Trade, TradeState
+from channels.moments import rfc3339
+from channels.simulator import wechat_envelope, wechat_keys
+from channels.simulator.credentials import make_credentials
+from channels.simulator.trades import Opened, Paid, Trade, TradeState
+from channels.simulator.wechat import transaction
 from gateway.config import Config, load
 from gateway.sealing import Sealer
 from gateway.storage.apps import Apps, NewApp
@@ -82,8 +83,8 @@ class Platform(msgspec.Struct, frozen=True):
     """The simulated WeChat Pay: its address, our account there, and its keys, to sign (or forge) as it would."""
 
     url: str
-    files: MerchantFiles
-    credentials: PlatformCredentials
+    files: wechat_keys.MerchantFiles
+    keys: wechat_keys.PlatformKeys
 
     async def steer(self, path: str, order: object | None = None) -> Any:
         """POST to the simulator's steering, or GET without an order: its JSON."""
@@ -95,67 +96,91 @@ class Platform(msgspec.Struct, frozen=True):
 
     async def pay(self, out_trade_no: str, **stated: Any) -> Any:
         """Somebody pays now; `stated` is what the platform says instead of the truth."""
-        return await self.steer("/_sim/pay", {"mchid": self.files.mchid, "out_trade_no": out_trade_no, **stated})
+        return await self.steer("/_sim/pay", {**self._trade(out_trade_no), **stated})
+
+    async def notify(self, out_trade_no: str, variant: str = "") -> Any:
+        """The platform notifies once more, now; a `variant` is wrong on purpose."""
+        return await self.steer("/_sim/notify", {**self._trade(out_trade_no), "variant": variant})
 
     async def trades(self, order_id: str) -> list[dict[str, Any]]:
         """The order's trades, as the platform knows them."""
-        every = await self.steer(f"/_sim/trades?mchid={self.files.mchid}")
+        every = await self.steer(f"/_sim/trades?channel=wechatpay&merchant={self.files.mchid}")
         return [trade for trade in every if trade["out_trade_no"].startswith(order_id)]
+
+    def _trade(self, out_trade_no: str) -> dict[str, str]:
+        return {"channel": "wechatpay", "merchant": self.files.mchid, "out_trade_no": out_trade_no}
 
     @asynccontextmanager
     async def faults(self, **shares: float) -> AsyncIterator[None]:
         """While the block runs, these faults."""
-        await self.steer("/_faults", shares)
+        await self.steer("/_faults", {"wechatpay": shares})
         try:
             yield
         finally:
-            await self.steer("/_faults", dict.fromkeys(shares, 0.0))
+            await self.steer("/_faults", {"wechatpay": dict.fromkeys(shares, 0.0)})
 
-    def notice(self, out_trade_no: str, amount: int = 1, **stated: Any) -> bytes:
-        """The body of a genuine notification; `stated` replaces fields of what was paid."""
-        files, at = self.files, time.time()
-        number = f"4200{next(_numbers):024d}"
+    def notice(
+        self, out_trade_no: str, amount: int = 1, *, stated: Mapping[str, str] | None = None, **changed: Any
+    ) -> bytes:
+        """The body of a genuine notification; `changed` replaces fields of what was paid, `stated` our account."""
+        at, number = time.time(), f"4200{next(_numbers):024d}"
+        account = {"mchid": self.files.mchid, "appid": self.files.appid, **(stated or {})}
         paid = Paid(
             at=at,
-            mchid=files.mchid,
+            channel="wechatpay",
+            merchant=self.files.mchid,
             out_trade_no=out_trade_no,
-            transaction_id=number,
+            transaction=number,
             amount=amount,
             currency="CNY",
             description="",
             success_at=int(at),
-            stated_mchid=files.mchid,
-            stated_appid=files.appid,
+            account=self.files.account,
+            details=account,
         )
-        paid = msgspec.structs.replace(paid, **stated)
-        trade = Trade(made=_made(paid), state=TradeState.SUCCESS, paid=paid)
-        return envelope.notice(self.credentials.merchants[files.mchid], trade)
+        paid = msgspec.structs.replace(paid, **changed)
+        told = transaction(Trade(made=_made(paid), state=TradeState.PAID, paid=paid))
+        return self._sealed("TRANSACTION.SUCCESS", "transaction", told, number)
+
+    def refund_notice(self, out_trade_no: str, amount: int = 1) -> bytes:
+        """The body of a genuine notification of a refund."""
+        number, at = f"5030{next(_numbers):024d}", rfc3339(int(time.time()))
+        told = {
+            "mchid": self.files.mchid,
+            "out_trade_no": out_trade_no,
+            "transaction_id": f"42{number}"[:28],
+            "out_refund_no": f"R{next(_numbers):012d}",
+            "refund_id": number,
+            "refund_status": "SUCCESS",
+            "success_time": at,
+            "user_received_account": "支付用户零钱",
+            "amount": {"total": amount, "refund": amount, "payer_total": amount, "payer_refund": amount},
+        }
+        return self._sealed("REFUND.SUCCESS", "refund", json.dumps(told).encode(), number)
 
     def seal(self, plaintext: bytes, event_type: str = "TRANSACTION.SUCCESS") -> bytes:
         """A notification's body around any text."""
-        key = self.credentials.merchants[self.files.mchid].seal_key
-        sealed = {
-            "algorithm": "AEAD_AES_256_GCM",
-            "nonce": "0" * 12,
-            "associated_data": "transaction",
-            "ciphertext": signing.seal(key, b"0" * 12, b"transaction", plaintext),
-        }
-        return json.dumps({"event_type": event_type, "resource": sealed}).encode()
+        return self._sealed(event_type, "transaction", plaintext, f"any {next(_numbers)}")
+
+    def _sealed(self, event_type: str, original_type: str, plaintext: bytes, identity: str) -> bytes:
+        notice = wechat_envelope.Notice(event_type, "", original_type, plaintext, int(time.time()))
+        return wechat_envelope.sealed(self.keys.merchants[self.files.mchid], notice, identity)
 
     def signed(self, body: bytes, *, age_s: int = 0, **changed: str) -> dict[str, str]:
         """The headers the platform would sign this body with; `changed` replaces them (`_` for `-`)."""
-        key = envelope.Seal(self.credentials.public_key_id, self.credentials.private_key)
-        headers = envelope.sign(key, body, int(time.time()) - age_s, f"nonce{next(_numbers)}")
+        key = wechat_envelope.Seal(self.keys.public_key_id, self.keys.private_key)
+        headers = wechat_envelope.sign(key, body, int(time.time()) - age_s, f"nonce{next(_numbers)}")
         headers |= {name.replace("_", "-"): value for name, value in changed.items()}
         return {"Content-Type": "application/json", **headers}
 
 
-def _made(paid: Paid) -> Prepaid:
-    return Prepaid(
+def _made(paid: Paid) -> Opened:
+    return Opened(
         at=paid.at,
-        mchid=paid.mchid,
+        channel=paid.channel,
+        merchant=paid.merchant,
         out_trade_no=paid.out_trade_no,
-        appid=paid.stated_appid,
+        method="native",
         description="",
         ordinal=0,
         amount=paid.amount,
@@ -169,10 +194,12 @@ def _made(paid: Paid) -> Prepaid:
 @contextmanager
 def simulator(folder: Path) -> Iterator[Platform]:
     """A simulator process in which nobody pays unless told to."""
-    files = make_credentials(folder, ["holdfast"])["holdfast"]
-    arguments = ("channels.simulator", "--dir", str(folder), "--pay-rate", "0", "--time-scale", "0.002")
-    with process(*arguments, log=folder / "log") as (_, line):
-        yield Platform(json.loads(line)["url"], files, load_platform(folder))
+    files = make_credentials(folder, ["holdfast"], ["wechatpay"])["holdfast"]["wechatpay"]
+    arguments = ("serve", "--dir", str(folder), "--port", "0", "--pay-rate", "0", "--time-scale", "0.002")
+    with process("channels.simulator", *arguments, log=folder / "log") as (_, line):
+        keys = wechat_keys.load(folder)
+        assert keys is not None
+        yield Platform(json.loads(line)["url"], files, keys)
 
 
 # --- the gateway ----------------------------------------------------------------------------------------------------

@@ -274,7 +274,8 @@ async def test_an_encoded_body_is_refused(api: Api, path: str, encoding: str) ->
 
 WRONG_PAYS = [
     ({"channel": "alipay", "method": "native"}, "channel_not_installed", "channel", "wechatpay"),
-    ({"channel": "wechatpay", "method": "jsapi"}, "method_not_offered", "method", "native"),
+    ({"channel": "wechatpay", "method": "precreate"}, "method_not_offered", "method", "native"),
+    ({"channel": "wechatpay", "method": "native", "params": {"a": "b"}}, "parameter_unknown", "params.a", "possible"),
     ({"channel": "wechatpay"}, "parameter_missing", "method", ""),
     ({"method": "native"}, "parameter_missing", "channel", ""),
     ({"channel": "WeChatPay", "method": "native"}, "parameter_invalid", "channel", ""),

@@ -60,7 +60,7 @@ async def test_an_order_that_could_be_paid_closes_at_its_channel_first(
     assert (answer.status, answer.json["state"]) == (200, "closed")
     assert answer.json["attempts"][0]["state"] == "closed"
     assert answer.json["next_check_at"] is not None, "money may still arrive: it is watched for a while"
-    assert (await platform.trades(order_id))[0]["state"] == "CLOSED"
+    assert (await platform.trades(order_id))[0]["state"] == "closed"
     assert await owed(database, order_id) == ["order.closed"]
 
 
@@ -100,10 +100,10 @@ async def test_a_channel_that_says_nothing_leaves_the_order_open(
         async with platform.faults(error_before=1.0):
             answer = await api.close(order_id)
             assert (answer.status, answer.json["state"]) == (202, "paying")
-            assert (await platform.trades(order_id))[0]["state"] == "NOTPAY"
+            assert (await platform.trades(order_id))[0]["state"] == "waiting"
             (await api.pay(order_id)).problem(409, "order_closing")
         await api.until_state(order_id, "closed")
-        assert (await platform.trades(order_id))[0]["state"] == "CLOSED"
+        assert (await platform.trades(order_id))[0]["state"] == "closed"
 
 
 async def test_paid_after_closed_is_late_and_paid(api: Api, platform: Platform, database: asyncpg.Connection) -> None:
@@ -146,7 +146,7 @@ async def test_sync_finds_a_payment_whose_notification_was_lost(api: Api, platfo
     answer = await api.sync(order_id)
     assert (answer.status, answer.json["state"], answer.json["paid_amount"]) == (200, "paid", 100)
     evidence = (await api.timeline(order_id))[-1]["evidence"]
-    assert (evidence["source"], evidence["transaction"]) == ("query", trade["transaction_id"])
+    assert (evidence["source"], evidence["transaction"]) == ("query", trade["transaction"])
 
 
 async def test_sync_of_what_is_not_paid_changes_nothing(api: Api) -> None:
