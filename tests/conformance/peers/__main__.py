@@ -92,14 +92,25 @@ async def _perform(stage: Stage, peer: Peer, command: list[str]) -> list[Check]:
     return play.checks
 
 
+def _end_in_order() -> None:
+    """Ctrl-C and SIGTERM cancel, once: a second one must not keep the processes from being ended."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+
+    def cancel() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, cancel)
+
+
 async def main(words: Sequence[str]) -> int:
     """Play and count; the exit code."""
     tally = Tally()
     chosen = [peer for peer in CAST if not words or any(word in peer.name for word in words)]
     playing = ready(chosen, tally)
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    _end_in_order()
     try:
         await perform(playing, tally)
     except Exception as error:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.conformance.peers import environments, wechatpay_play
+from tests.conformance.peers import alipay_play, environments, unionpay_play, wechatpay_play
 from tests.conformance.peers.play import Play
 from tests.conformance.peers.stage import PEERS, Stage
 
@@ -39,8 +39,16 @@ CAST: Final = (
     Peer("wechatpayv3, certificates", "wechatpay", *_WECHATPAYV3, "certificate"),
     Peer("wechatpay-axios-plugin, public key", "wechatpay", *_AXIOS, "public_key"),
     Peer("wechatpay-axios-plugin, certificates", "wechatpay", *_AXIOS, "certificate"),
+    Peer("python-alipay-sdk", "alipay", _python("python-alipay-sdk"), "drive_python_alipay_sdk.py"),
+    Peer("alipay-sdk-python", "alipay", _python("alipay-sdk-python"), "drive_alipay_sdk_python.py"),
+    Peer("alipay-sdk", "alipay", environments.node, "drive_alipay_sdk.js"),
+    Peer("openssl", "unionpay", environments.openssl, "drive_openssl.py"),
 )
-PLAYS: Final[Mapping[str, Callable[[Play], Awaitable[None]]]] = {"wechatpay": wechatpay_play.play}
+PLAYS: Final[Mapping[str, Callable[[Play], Awaitable[None]]]] = {
+    "wechatpay": wechatpay_play.play,
+    "alipay": alipay_play.play,
+    "unionpay": unionpay_play.play,
+}
 
 
 def account(stage: Stage, peer: Peer) -> dict[str, Any]:

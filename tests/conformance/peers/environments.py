@@ -53,6 +53,17 @@ def python(name: str) -> list[str]:
     return [str(HOME / name / "bin" / "python"), "-E", "-s"]
 
 
+def openssl() -> list[str]:
+    """The command that runs a script which needs nothing but openssl.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    if shutil.which("openssl") is None:
+        raise Unavailable("openssl is not installed")
+    return [sys.executable, "-E", "-s", "-S"]
+
+
 def node() -> list[str]:
     """The command that runs a script with the npm peers, which stand in `NODE_MODULES`.
 
