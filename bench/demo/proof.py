@@ -113,7 +113,8 @@ class Proof:
             self._picture.killed(kill)
 
     async def _settle(self, watch: Watch) -> float:
-        """Wait until every payer has paid, every notification that comes has come, and nothing is missing."""
+        """Wait until every customer was served, every payer has paid, every notification that comes has come, and
+        nothing is missing."""
         play = self._stage.play
         quiet_s = max(play.pay_after_max_s, play.faults.delay_s) + MARGIN_S
         began = quiet_since = still_since = time.monotonic()
@@ -123,7 +124,8 @@ class Proof:
             quiet_since = now_s if _under_way(now) != _under_way(last) else quiet_since
             still_since = now_s if now != last else still_since
             last = now
-            if now_s - quiet_since >= quiet_s and audit(await self._stage.ledgers()).passed:
+            everybody_served = now.total.payable == now.total.orders
+            if now_s - quiet_since >= quiet_s and everybody_served and audit(await self._stage.ledgers()).passed:
                 break
         return time.monotonic() - began
 

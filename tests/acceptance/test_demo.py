@@ -1,4 +1,4 @@
-"""The proof itself, small: real parts, real kills, three ledgers, nothing lost."""
+"""The proof itself, small: real parts, three channels mixed, real kills, three ledgers, nothing lost."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ from bench.demo.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["seed", "orders", "paid_at_channel", "paid_here", "told", "kills"]
-KEYS += ["lost", "double", "phantom", "mismatch", "control_lost"]
+KEYS += ["lost", "double", "phantom", "mismatch", "control_lost", "channels"]
+CHANNELS = ["wechatpay", "alipay", "unionpay"]
 
 
 def start_demo(*options: str) -> "subprocess.Popen[str]":
@@ -42,7 +44,7 @@ def abort(demo: "subprocess.Popen[str]") -> None:
     demo.communicate(timeout=20)
 
 
-def finish(demo: "subprocess.Popen[str]") -> tuple[dict[str, int], str]:
+def finish(demo: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
     """The result and what was shown; ends the demo if it takes too long."""
     try:
         said, shown = demo.communicate(timeout=100)
@@ -81,6 +83,13 @@ def test_nothing_is_lost_under_faults_and_kills_while_the_control_arm_loses(
     assert result["orders"] == 240
     assert result["paid_at_channel"] == result["paid_here"] == result["told"] > 200
     assert result["control_lost"] > 30
+    assert list(result["channels"]) == CHANNELS
+    for name in ("paid_at_channel", "paid_here", "told", "lost", "control_lost"):
+        assert sum(channel[name] for channel in result["channels"].values()) == result[name]
+    for channel in result["channels"].values():
+        assert channel["paid_at_channel"] > 40
+        assert channel["dropped"] > 5
+        assert channel["found_by_query"] >= channel["dropped"]
     assert "PASS" in shown
     assert "20x faster" in shown
     assert not list((ROOT / "var" / "demo").glob(f"7-{whole_demo.pid}"))  # it tidies up after a success

@@ -10,20 +10,22 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import RawTestServer, TestServer
 
 from bench.ledgers import ShopOrder, read_shop_ledger
-from examples.shop import bookkeeping, browser
+from examples.shop import bookkeeping, browser, checkout
 from examples.shop.browser import Browser
+from examples.shop.checkout import Checkout
 from examples.shop.counter import Counter
 from examples.shop.customers import Customers, parse_mix
 from examples.shop.ledger import SCHEMA, Ledger
 from examples.shop.purchases import Purchase, Way
-from holdfast_client import Credential, Event, Order, OrderState, sign_webhook
-from holdfast_client.schema import EventData
+from holdfast_client import Credential, Event, Holdfast, Order, OrderState, PayResult, sign_webhook
+from holdfast_client.schema import AttemptState, EventData, Payment
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 WANTED = Purchase(out_order_no="A-1", subject="A-1", amount=500, pays_with=Way("alipay", "page"))
@@ -128,6 +130,7 @@ def test_an_order_is_written_down_once_even_if_the_till_starts_again(connection:
 def test_how_things_stand_is_counted_by_channel(connection: sqlite3.Connection) -> None:
     other = Purchase("B-1", "B-1", 100)
     bookkeeping.remember(connection, other, 1.0, 10.0)
+    assert bookkeeping.counts(connection)["payable"] == 0
     bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"))
     bookkeeping.receive(connection, event("evt_1", order(OrderState.PAID, 3)), 2.0)
     counted = bookkeeping.counts(connection)
@@ -136,6 +139,50 @@ def test_how_things_stand_is_counted_by_channel(connection: sqlite3.Connection) 
         "alipay": {"orders": 1, "payable": 1, "fulfilled": 1},
         "wechatpay": {"orders": 1, "payable": 0, "fulfilled": 0},
     }
+
+
+# --- checkout -------------------------------------------------------------------------------------------------------
+
+
+class Gateway:
+    """Answers a pay without a credential as often as told."""
+
+    def __init__(self, unknown: int, state: OrderState = OrderState.PAYING) -> None:
+        self.unknown = unknown
+        self.paid = 0
+        self.state = state
+
+    async def create_order(self, **_: object) -> Order:
+        return order(OrderState.CREATED, 1)
+
+    async def pay(self, _order_id: str, *, channel: str, method: str) -> PayResult:
+        assert (channel, method) == ("alipay", "page")
+        self.paid += 1
+        known = self.paid > self.unknown
+        credential = Credential(type="url", value="http://x/") if known else None
+        payment = Payment("0" * 28, AttemptState.PENDING if known else AttemptState.UNKNOWN, credential)
+        return PayResult(payment if self.state is OrderState.PAYING else None, order(self.state, 1 + self.paid))
+
+
+@pytest.mark.parametrize(("unknown", "asked", "handed_over"), [(0, 1, 1), (2, 3, 1), (9, 3, 0)])
+async def test_a_customer_waits_while_the_channel_s_answer_is_unknown_but_not_for_ever(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, unknown: int, asked: int, handed_over: int
+) -> None:
+    monkeypatch.setattr(checkout, "PAY_AGAIN_AFTER_S", 0.0)
+    gateway, received = Gateway(unknown), []
+    await ledger.do(lambda connection: bookkeeping.remember(connection, WANTED, 1.0, 10.0))
+    await Checkout(cast(Holdfast, gateway), ledger, received.append).check_out(WANTED)
+    assert (gateway.paid, len(received)) == (asked, handed_over)
+    assert (await ledger.do(bookkeeping.counts))["payable"] == handed_over
+
+
+async def test_an_order_that_was_paid_meanwhile_is_not_asked_for_again(ledger: Ledger) -> None:
+    gateway, received = Gateway(0, OrderState.PAID), []
+    await ledger.do(lambda connection: bookkeeping.remember(connection, WANTED, 1.0, 10.0))
+    await Checkout(cast(Holdfast, gateway), ledger, received.append).check_out(WANTED)
+    assert (gateway.paid, received) == (1, [])
+    counted = await ledger.do(bookkeeping.counts)
+    assert (counted["payable"], counted["fulfilled"]) == (1, 1)
 
 
 # --- customers ------------------------------------------------------------------------------------------------------

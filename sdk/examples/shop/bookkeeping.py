@@ -35,11 +35,11 @@ def remember(connection: sqlite3.Connection, wanted: Purchase, now: float, ask_a
 
 def recall(connection: sqlite3.Connection, out_order_no: str) -> Purchase:
     """The order as it was written down, to create it once more."""
-    *row, channel, method = connection.execute(
+    number, subject, amount, currency, buyer, channel, method = connection.execute(
         "SELECT out_order_no, subject, amount, currency, buyer, channel, method FROM orders WHERE out_order_no = ?",
         (out_order_no,),
     ).fetchone()
-    return Purchase(*row, pays_with=Way(channel, method))
+    return Purchase(number, subject, amount, currency, buyer, Way(channel, method))
 
 
 def look_up(connection: sqlite3.Connection, out_order_no: str) -> dict[str, Any]:
@@ -124,16 +124,18 @@ def take_quiet(connection: sqlite3.Connection, now: float, pause_s: float, limit
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, Any]:
-    """How things stand, for people and for the demo's picture."""
+    """How things stand, for people and for the demo's picture. What is paid or closed counts as payable, too."""
     orders = connection.execute(
-        "SELECT count(*), count(order_id), count(credential), coalesce(sum(fulfilled_count), 0),"
+        "SELECT count(*), count(order_id), coalesce(sum(credential IS NOT NULL OR state IN ('paid', 'closed')), 0),"
+        " coalesce(sum(fulfilled_count), 0),"
         " coalesce(sum(learned_by = 'answer'), 0), coalesce(sum(asked_count), 0) FROM orders"
     ).fetchone()
     inbox = connection.execute(
         "SELECT coalesce(sum(delivery_count), 0), coalesce(sum(effective), 0) FROM inbox"
     ).fetchone()
     by_channel = connection.execute(
-        "SELECT channel, count(*), count(credential), sum(fulfilled_count) FROM orders GROUP BY channel"
+        "SELECT channel, count(*), sum(credential IS NOT NULL OR state IN ('paid', 'closed')), sum(fulfilled_count)"
+        " FROM orders GROUP BY channel"
     ).fetchall()
     channels = {channel: dict(zip(COUNTED_BY_CHANNEL, row, strict=True)) for channel, *row in by_channel}
     return {**dict(zip(COUNTED, (*orders, *inbox), strict=True)), "channels": channels}

@@ -15,9 +15,10 @@ from yarl import URL
 from holdfast_client import Credential
 
 TRIES_MAX = 5  # a customer reloads a page that does not come
-RELOAD_AFTER_S = 0.5
+RELOAD_AFTER_S = 0.3
 PATIENCE_S = 10.0
 CONNECTIONS_MAX = 64
+TOO_MANY = 429
 
 log = logging.getLogger("customer")
 
@@ -60,7 +61,7 @@ class Browser:
             status = await (self._get(value) if kind == "url" else self._submit(value))
             if 200 <= status < 300:
                 return True
-            if 400 <= status < 500:
+            if 400 <= status < 500 and status != TOO_MANY:
                 break
             await asyncio.sleep(RELOAD_AFTER_S)
         log.warning("the page for a %s did not come: %s", kind, status)

@@ -1,5 +1,6 @@
 """From a purchase to what the customer pays with; safe to start again at any point, with the same number."""
 
+import asyncio
 import logging
 import sqlite3
 import time
@@ -12,6 +13,9 @@ from examples.shop import bookkeeping
 from examples.shop.ledger import Ledger
 from examples.shop.purchases import Purchase, Way
 from holdfast_client import Credential, Holdfast, HoldfastError, Order
+
+PAY_TRIES_MAX = 3
+PAY_AGAIN_AFTER_S = 1.0  # a customer is waiting
 
 log = logging.getLogger("shop")
 
@@ -32,12 +36,16 @@ class Checkout(msgspec.Struct, frozen=True):
     async def check_out(self, wanted: Purchase) -> None:
         """Create and pay. What is unknown or refused stays in the ledger, and the watcher comes back to it."""
         try:
-            await self.pay(await self._create(wanted), wanted.pays_with)
+            order = await self._create(wanted)
+            for tries in range(1, PAY_TRIES_MAX + 1):
+                if await self.pay(order, wanted.pays_with) or tries == PAY_TRIES_MAX:
+                    return
+                await asyncio.sleep(PAY_AGAIN_AFTER_S)
         except HoldfastError as error:
             log.warning("%s: %s", wanted.out_order_no, error)
 
-    async def pay(self, order: Order, way: Way) -> None:
-        """Ask for the credential. None yet means that the channel's answer is still unknown."""
+    async def pay(self, order: Order, way: Way) -> bool:
+        """Ask for the credential, and hand it over. False: what the channel answered is still unknown."""
         result = await self.holdfast.pay(order.order_id, channel=way.channel, method=way.method)
         credential = result.payment.credential if result.payment else None
 
@@ -49,6 +57,7 @@ class Checkout(msgspec.Struct, frozen=True):
         await self.ledger.do(write_down)
         if credential is not None:
             self.hand_over(credential)
+        return credential is not None or result.payment is None
 
     async def _create(self, wanted: Purchase) -> Order:
         optional: dict[str, Any] = {} if wanted.buyer is None else {"buyer": wanted.buyer}
