@@ -12,15 +12,19 @@ from holdfast_client.errors import (
     UnreadableWebhook,
     WebhookRefused,
 )
+from holdfast_client.pages import form_page
 from holdfast_client.retry import Retry
 from holdfast_client.schema import (
     Attempt,
     AttemptState,
+    Channel,
     Credential,
     Event,
     Failure,
+    Method,
     Order,
     OrderState,
+    Param,
     Payment,
     PayResult,
 )
@@ -31,14 +35,17 @@ __all__ = [
     "AttemptState",
     "BadSecret",
     "BadSignature",
+    "Channel",
     "Credential",
     "Event",
     "Failure",
     "Holdfast",
     "HoldfastError",
+    "Method",
     "MissingHeader",
     "Order",
     "OrderState",
+    "Param",
     "PayResult",
     "Payment",
     "Problem",
@@ -47,6 +54,7 @@ __all__ = [
     "Unreachable",
     "UnreadableWebhook",
     "WebhookRefused",
+    "form_page",
     "sign_webhook",
     "verify_webhook",
 ]

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -17,7 +18,7 @@ import msgspec
 
 from holdfast_client.errors import Problem, ProblemDocument, Unreachable
 from holdfast_client.retry import Retry
-from holdfast_client.schema import Order, PayResult
+from holdfast_client.schema import Channel, Order, PayResult
 
 T = TypeVar("T")
 
@@ -68,9 +69,37 @@ class Holdfast:
         wanted = {"out_order_no": out_order_no, "amount": amount, "currency": currency, "subject": subject, **optional}
         return await self._call("POST", "/v1/orders", Order, wanted)
 
-    async def pay(self, order_id: str, *, channel: str, method: str) -> PayResult:
-        """Make the order payable. A result without a credential is not a no: pay again in a moment."""
-        return await self._call("POST", _of(order_id, "/pay"), PayResult, {"channel": channel, "method": method})
+    async def pay(
+        self, order_id: str, *, channel: str, method: str, params: Mapping[str, str] | None = None
+    ) -> PayResult:
+        """Make the order payable. A result without a credential is not a no: pay again in a moment.
+
+        Args:
+            order_id: the gateway's.
+            channel: one of `channels()`; another than before closes the payment that is open at its channel first.
+            method: one of that channel's.
+            params: what that method needs to know, such as the payer's openid.
+
+        Raises:
+            Problem: refused; `payment_in_progress` if another payment of the order is open and can not be closed now
+                (`detail` says which and until when, and it may be tried again).
+            Unreachable: unknown; call again.
+        """
+        wanted = {"channel": channel, "method": method}
+        wish = wanted if params is None else {**wanted, "params": dict(params)}
+        return await self._call("POST", _of(order_id, "/pay"), PayResult, wish)
+
+    async def qr_svg(self, order_id: str) -> bytes:
+        """The QR code that the payer is to scan now, as an SVG picture.
+
+        Raises:
+            Problem: `qr_unavailable` if there is none to show.
+        """
+        return await self._call("GET", _of(order_id, "/qr.svg"), bytes)
+
+    async def channels(self) -> list[Channel]:
+        """What this installation can do: its channels, their methods, and what each must be told."""
+        return (await self._call("GET", "/v1/channels", _Channels)).channels
 
     async def get(self, order_id: str) -> Order:
         """The order as the gateway knows it now."""
@@ -134,6 +163,10 @@ class Holdfast:
         return self._session
 
 
+class _Channels(msgspec.Struct, frozen=True):
+    channels: list[Channel]
+
+
 class _Silence(msgspec.Struct, frozen=True):
     """No usable answer to one try."""
 
@@ -145,6 +178,8 @@ def _of(order_id: str, verb: str = "") -> str:
 
 
 def _decoded(answer: bytes, kind: type[T]) -> T | _Silence:
+    if kind is bytes:
+        return cast(T, answer)
     try:
         return msgspec.json.decode(answer, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -31,10 +31,17 @@ class AttemptState(StrEnum):
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """What the payer needs; `type` is qr, url, form or params."""
+    """What the payer needs until `expires_at`. By `type`, `value` is:
+
+    * qr: the text of a QR code; the gateway draws it, see `Holdfast.qr_svg`.
+    * url: an address to send the payer's browser to.
+    * form: `{"action", "charset", "fields"}`, to be posted by the payer's browser: see `form_page`.
+    * params: an object for the platform's own call in the payer's browser or app.
+    * none: nothing: the payer has shown a code, and the channel asks them.
+    """
 
     type: str
-    value: str
+    value: Any = None
     expires_at: datetime | None = None
 
 
@@ -99,6 +106,33 @@ class PayResult(msgspec.Struct, frozen=True):
 
     payment: Payment | None
     order: Order
+
+
+class Param(msgspec.Struct, frozen=True, kw_only=True):
+    """One of a method's params: always text. `choices` or `pattern` (a full match) say what it may be."""
+
+    name: str
+    about: str = ""
+    required: bool = False
+    choices: list[str] = []
+    pattern: str | None = None
+    chars_max: int | None = None
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True):
+    """How a payer can meet a channel; `credential` is the type of what they are then given."""
+
+    method: str
+    credential: str
+    about: str = ""
+    params: list[Param] = []
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment platform of this installation, and what can be asked of it in `pay`."""
+
+    channel: str
+    methods: list[Method] = []
 
 
 class EventData(msgspec.Struct, frozen=True):

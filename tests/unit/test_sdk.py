@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 
 import msgspec
 import pytest
@@ -219,6 +220,145 @@ async def test_numbers_are_quoted_and_a_pay_without_credential_is_a_value() -> N
     assert result.payment is not None
     assert result.payment.credential is None
     assert paths == ["/v1/orders?out_order_no=A%201%26x%3D%C3%A9", f"/v1/orders/{'0' * 26}/pay"]
+
+
+PAYING = {**ORDER, "state": "paying"}
+
+
+def paid_with(credential: object) -> web.Response:
+    payment = {"attempt_id": "0" * 28, "state": "pending", "credential": credential}
+    return web.json_response({"payment": payment, "order": PAYING})
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        {"type": "qr", "value": "weixin://x", "expires_at": "2026-11-24T16:00:00.000Z"},
+        {"type": "form", "value": {"action": "https://x", "charset": "UTF-8", "fields": {"a": "b"}}},
+        {"type": "params", "value": {"paySign": "x"}},
+        {"type": "none", "value": None},
+        {"type": "a new one", "value": [1, {"x": None}]},
+    ],
+    ids=lambda credential: credential["type"],
+)
+async def test_a_pay_says_what_the_method_needs_and_gives_what_the_channel_gave(credential: dict[str, object]) -> None:
+    asked: list[object] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(await request.json())
+        return paid_with(credential)
+
+    async with gateway(handler) as client:
+        await client.pay("0" * 26, channel="wechatpay", method="native")
+        result = await client.pay("0" * 26, channel="wechatpay", method="jsapi", params={"openid": "o1"})
+    assert asked == [
+        {"channel": "wechatpay", "method": "native"},
+        {"channel": "wechatpay", "method": "jsapi", "params": {"openid": "o1"}},
+    ]
+    assert result.payment is not None
+    assert result.payment.credential is not None
+    assert (result.payment.credential.type, result.payment.credential.value) == (
+        credential["type"],
+        credential["value"],
+    )
+
+
+async def test_what_an_installation_can_do_is_read_with_its_rules() -> None:
+    openid = {"name": "openid", "about": "the payer", "required": True, "choices": [], "pattern": None, "chars_max": 28}
+    jsapi = {"method": "jsapi", "about": "", "credential": "params", "params": [openid], "new": 1}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.path == "/v1/channels"
+        return web.json_response({"channels": [{"channel": "wechatpay", "methods": [jsapi]}]})
+
+    async with gateway(handler) as client:
+        (channel,) = await client.channels()
+    assert (channel.channel, channel.methods[0].method, channel.methods[0].credential) == (
+        "wechatpay",
+        "jsapi",
+        "params",
+    )
+    assert channel.methods[0].params[0].required
+
+
+async def test_a_qr_code_comes_as_the_picture_it_is() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/qr.svg") and "1" * 26 not in request.path:
+            return web.Response(body=b"<svg/>", content_type="image/svg+xml")
+        return problem(409, code="qr_unavailable", retryable=False)
+
+    async with gateway(handler) as client:
+        assert await client.qr_svg("0" * 26) == b"<svg/>"
+        with pytest.raises(sdk.Problem, match="qr_unavailable"):
+            await client.qr_svg("1" * 26)
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+class Read(HTMLParser):
+    """The forms of a page, as a browser reads them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.forms: list[dict[str, str | None]] = []
+        self.fields: dict[str, str] = {}
+        self.others: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "form":
+            self.forms.append(found)
+        elif tag == "input":
+            self.fields[found["name"] or ""] = found["value"] or ""
+        else:
+            self.others.append(tag)
+
+
+def form_of(action: str, fields: dict[str, str], charset: str = "UTF-8") -> sdk.Credential:
+    return sdk.Credential("form", {"action": action, "charset": charset, "fields": fields})
+
+
+def test_a_form_becomes_a_page_that_sends_itself() -> None:
+    page = sdk.form_page(form_of("https://gateway.example/pay?a=1&b=2", {"txnAmt": "100", "submit": "x"}, "GBK"))
+    read = Read(page)
+    assert read.forms == [{"method": "post", "action": "https://gateway.example/pay?a=1&b=2", "accept-charset": "GBK"}]
+    assert read.fields == {"txnAmt": "100", "submit": "x"}
+    assert "HTMLFormElement.prototype.submit" in page, "a field may be called submit"
+    assert "noscript" in read.others
+
+
+@pytest.mark.parametrize(
+    "nasty", ['"><script>alert(1)</script>', "'><b>", "&amp;", "{0}{action}%s", "茶\u2028", "</form>"]
+)
+def test_nothing_in_a_form_gets_out_of_its_place(nasty: str) -> None:
+    plain = Read(sdk.form_page(form_of("https://x.example/", {"a": "b"})))
+    read = Read(sdk.form_page(form_of(f"https://x.example/{nasty}", {nasty: nasty}, nasty)))
+    assert read.fields == {nasty: nasty}
+    assert read.forms[0]["action"] == f"https://x.example/{nasty}"
+    assert read.forms[0]["accept-charset"] == nasty
+    assert read.others == plain.others
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        sdk.Credential("qr", "weixin://x"),
+        sdk.Credential("none", None),
+        sdk.Credential("form", "https://x"),
+        sdk.Credential("form", {"action": "https://x"}),
+        sdk.Credential("form", {"action": "https://x", "fields": {"a": 1}}),
+        form_of("javascript:alert(1)", {}),
+        form_of("", {}),
+    ],
+)
+def test_what_is_no_form_makes_no_page(credential: sdk.Credential) -> None:
+    with pytest.raises(ValueError, match="form"):
+        sdk.form_page(credential)
+
+
+# --- retries --------------------------------------------------------------------------------------------------------
 
 
 def test_pauses_grow_are_drawn_from_zero_up_and_respect_what_the_gateway_asked_for() -> None:
