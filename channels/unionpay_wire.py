@@ -286,9 +286,7 @@ def signed_text(fields: Mapping[bytes, bytes]) -> bytes:
 
     All fields but the signature, without the empty ones, sorted by the bytes of their names, joined as they are.
     """
-    joined = b"&".join(
-        b"%b=%b" % (name, fields[name]) for name in sorted(fields) if fields[name] and name != b"signature"
-    )
+    joined = b"&".join([b"=".join(field) for field in sorted(fields.items()) if field[1] and field[0] != b"signature"])
     return hashlib.sha256(joined).hexdigest().encode("ascii")
 
 
@@ -299,7 +297,7 @@ def texts(fields: Mapping[bytes, bytes], charset: str) -> dict[str, str]:
         FormError: bytes that are not text in this charset.
     """
     try:
-        return {name.decode("ascii"): value.decode(charset) for name, value in fields.items() if value}
+        return {name.decode(): value.decode(charset) for name, value in fields.items() if value}
     except UnicodeDecodeError as error:
         raise forms.FormError(f"not {charset}") from error
 
@@ -426,10 +424,11 @@ def _happened_at_s(message: Message) -> int | None:
 
     The platform states no moment of payment: in its genuine messages traceTime equals txnTime, which is ours.
     """
-    sent_at_s = moments.of_compact(message.get("txnTime", ""))
-    if sent_at_s is None:
-        return None
-    traced_at_s = near(message.get("traceTime", ""), sent_at_s)
+    txn_time, trace_time = message.get("txnTime", ""), message.get("traceTime", "")
+    sent_at_s = moments.of_compact(txn_time)
+    if sent_at_s is None or txn_time[4:] == trace_time:
+        return sent_at_s
+    traced_at_s = near(trace_time, sent_at_s)
     return sent_at_s if traced_at_s is None else traced_at_s
 
 
