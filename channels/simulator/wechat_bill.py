@@ -9,7 +9,6 @@ import gzip
 import hashlib
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -73,9 +72,7 @@ def link(
     if draw(seed, "bill_hash", asked.day, str(call.count)) < faults.bill_hash:
         digest = digest[::-1]
     host = call.incoming.headers.get("host", "127.0.0.1") if call.incoming else ""
-    token = _token(call.merchant, asked, at_ms, seed)
-    # Escaped in lower case, as nothing would by itself: only a reader who leaves it alone signs what arrives.
-    url = f"http://{host}{DOWNLOAD}?token={quote(token, safe='').replace('%2F', '%2f')}"
+    url = f"http://{host}{DOWNLOAD}?token={_token(call.merchant, asked, at_ms, seed)}"
     return Done(200, msgspec.json.encode({"hash_type": "SHA1", "hash_value": digest, "download_url": url}))
 
 
@@ -87,7 +84,7 @@ def download(
     Raises:
         Refusal: the link has expired, or was another merchant's.
     """
-    parts = asked.token.split("/")
+    parts = asked.token.split("_")
     if len(parts) != 5 or not parts[3].isdigit():
         raise refusal(400, "INVALID_REQUEST", "无效的token")
     bill, at_ms = TradeBill(day=parts[0], kind=parts[1], packed=parts[2] == "GZIP"), int(parts[3])
@@ -116,8 +113,8 @@ def _check_day(asked: TradeBill, faults: WechatFaults, seed: int, call: Call, mo
 
 def _token(merchant: str, asked: TradeBill, at_ms: int, seed: int) -> str:
     """Says which list as of when; nobody makes one for another merchant's."""
-    said = f"{asked.day}/{asked.kind}/{'GZIP' if asked.packed else 'PLAIN'}/{at_ms}"
-    return f"{said}/{hashlib.sha256(f'{seed} {merchant} {said}'.encode()).hexdigest()[:24]}"
+    said = f"{asked.day}_{asked.kind}_{'GZIP' if asked.packed else 'PLAIN'}_{at_ms}"
+    return f"{said}_{hashlib.sha256(f'{seed} {merchant} {said}'.encode()).hexdigest()[:24]}"
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------

@@ -1,20 +1,22 @@
-"""Key material made once, and for every test a folder of its own without a history."""
+"""WeChat Pay's key material made once, and for every test a folder of its own without a history."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from channels.simulator.credentials import MerchantFiles, make_credentials
+from channels.simulator.credentials import make_credentials
+from channels.simulator.wechat_keys import MerchantFiles
 from channels.wechatpay import WeChatPay
-from tests.integration.simulator.wechat_wire import channel_of
+from tests.integration.simulator.wechat_accounts import channel_of
 
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, MerchantFiles]]:
     """Key material of one platform and two merchants, made once."""
     folder = tmp_path_factory.mktemp("wechat-keys")
-    return folder, make_credentials(folder, ["holdfast", "control"])
+    made = make_credentials(folder, ["holdfast", "control"], ["wechatpay"])
+    return folder, {name: files["wechatpay"] for name, files in made.items()}
 
 
 @pytest.fixture
