@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import gc
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -28,7 +28,7 @@ from gateway.api.payments import PaymentsApi
 from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
 from gateway.clock import DatabaseClock
-from gateway.config import Checks, Config, Env
+from gateway.config import Channels, Checks, Config, Env
 from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
@@ -83,11 +83,20 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
+class Installer(Protocol):
+    """What makes the channels of a configuration: `gateway.installation.install`, or a test's own."""
+
+    def __call__(
+        self, channels: Channels, metrics: Metrics, stepper: Stepper, clock: Callable[[], float]
+    ) -> dict[str, InstalledChannel]: ...
+
+
 class Gateway:
     """One gateway process. `start` returns when it serves; `url` is then its address."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, installer: Installer = install) -> None:
         self._config = config
+        self._installer = installer
         self._stack = AsyncExitStack()
         self._health: HealthApi | None = None
         self.url = ""
@@ -160,7 +169,7 @@ class Gateway:
     async def _install_channels(self, metrics: Metrics, clock: DatabaseClock) -> dict[str, InstalledChannel]:
         stepper = Stepper()
         self._stack.callback(stepper.stop)
-        installed = install(self._config.channels, metrics, stepper, lambda: clock.now_ms() / 1000)
+        installed = self._installer(self._config.channels, metrics, stepper, lambda: clock.now_ms() / 1000)
         for each in installed.values():
             await self._started(each.transport)
         return installed
