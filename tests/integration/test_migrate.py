@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from gateway.embedded import Postgres
 from gateway.storage.migrate import (
     HOT_TABLES,
+    MIGRATIONS,
     MigrationError,
     UnsafeDatabaseError,
     check_durability,
@@ -178,6 +180,25 @@ def test_files_must_be_numbered_without_gap(files: Path, name: str, complaint: s
     (files / name).write_text("")
     with pytest.raises(MigrationError, match=complaint):
         read_migrations(files)
+
+
+async def test_attempts_of_before_have_begun_when_they_were_sent_and_older_processes_go_on(
+    empty_url: str, tmp_path: Path
+) -> None:
+    """While one gateway has migrated, another still writes as the release before did."""
+    names = sorted(path.name for path in MIGRATIONS.glob("*.sql"))
+    for name in names[:1]:
+        shutil.copy(MIGRATIONS / name, tmp_path)
+    async with connected(empty_url) as connection:
+        await migrate(connection, tmp_path)
+        await insert(connection, "attempts", ATTEMPT)
+        await migrate(connection)
+        begun = await connection.fetchrow("SELECT started_at = submitted_at FROM attempts")
+        assert begun[0] is True
+        await connection.execute("SET ROLE holdfast_gateway")
+        await insert(connection, "attempts", ATTEMPT, attempt_id=f"'{ORDER_ID}02'", state="'closed'")
+        last = await connection.fetchval("SELECT now() - max(started_at) < interval '1 minute' FROM attempts")
+        assert last is True
 
 
 # --- whom we trust --------------------------------------------------------------------------------------------------
