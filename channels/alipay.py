@@ -96,6 +96,7 @@ class Alipay:
             **({"app_cert_sn": credentials.app_cert_sn} if credentials.app_cert_sn else {}),
             **({"alipay_root_cert_sn": credentials.root_cert_sn} if credentials.root_cert_sn else {}),
         }
+        self._fixed_query = forms.encode(self._fixed).decode("ascii")
 
     @property
     def account(self) -> str:
@@ -127,7 +128,7 @@ class Alipay:
             return Refused(code="expired", message="nobody could pay with it any more")
         if request.return_url and request.attempt.method != "app":
             addresses["return_url"] = request.return_url
-        signed = forms.encode(self._signed(method, biz, stamp, addresses)).decode("ascii")
+        signed = self._query(self._signed(method, biz, stamp, addresses))
         if request.attempt.method == "app":
             value = msgspec.json.encode({"orderString": signed}).decode("ascii")
             return Accepted(Credential(CredentialType.PARAMS, value, expires_at_s))
@@ -308,9 +309,9 @@ class Alipay:
 
         As in its SDKs, biz_content is the body and the rest the query: the charset is known before the body is read.
         """
-        query = self._signed(method, biz, stamp, addresses)
-        body = forms.encode({"biz_content": query.pop("biz_content")})
-        target = f"{wire.GATEWAY}?{forms.encode(query).decode('ascii')}"
+        fields = self._signed(method, biz, stamp, addresses)
+        body = forms.encode({"biz_content": fields.pop("biz_content")})
+        target = f"{wire.GATEWAY}?{self._query(fields)}"
         try:
             answer = yield Request(method="POST", target=target, headers=HEADERS, body=body)
         except NoAnswer as silence:
@@ -320,16 +321,19 @@ class Alipay:
     def _signed(
         self, method: str, biz: Mapping[str, object], stamp: Stamp, addresses: Mapping[str, str]
     ) -> dict[str, str]:
-        content = msgspec.json.encode(biz).decode()
+        """The fields of a request beside those that are the same in all, with the signature over all."""
         fields = {
-            **self._fixed,
             **addresses,
             "method": method,
             "timestamp": moments.plain(stamp.now_s),
-            "biz_content": content,
+            "biz_content": msgspec.json.encode(biz).decode(),
         }
-        fields["sign"] = signing.sign(self._credentials.private_key, wire.signing_string(fields))
+        message = wire.signing_string({**self._fixed, **fields})
+        fields["sign"] = signing.sign(self._credentials.private_key, message)
         return fields
+
+    def _query(self, fields: Mapping[str, str]) -> str:
+        return f"{self._fixed_query}&{forms.encode(fields).decode('ascii')}"
 
     def _trade(self, request: PaymentRequest, expires_at_s: int) -> dict[str, object]:
         method = request.attempt.method

@@ -102,10 +102,10 @@ def _refuse_recut(message: bytes) -> None:
 
 
 def _notice(fields: Mapping[bytes, bytes]) -> Notice:
-    values = [fields.get(name, b"").decode("ascii", "replace") for name in _NAMES]
-    for name, value in zip(_NAMES, values, strict=True):
-        if not (value.isascii() and value.isprintable()):
-            raise NotificationRejected(RejectReason.UNREADABLE, f"{name.decode()} is not plain text")
+    values = [fields.get(name, b"").decode("latin-1") for name in _NAMES]
+    whole = "".join(values)
+    if not (whole.isascii() and whole.isprintable()):
+        raise NotificationRejected(RejectReason.UNREADABLE, "a number, a time or an amount is not plain text")
     return Notice(*values)
 
 

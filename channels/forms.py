@@ -7,6 +7,7 @@ from urllib.parse import quote_plus
 
 FIELDS_MAX: Final = 200  # a real notification has thirty
 
+_PERCENT: Final = ord("%")
 _QUOTED: Final = tuple(quote_plus(bytes([byte])) for byte in range(256))
 
 
@@ -32,9 +33,14 @@ def decode_bytes(body: bytes) -> dict[bytes, bytes]:
     """
     if body.count(b"&") >= FIELDS_MAX:
         raise FormError(f"more than {FIELDS_MAX} fields")
-    pairs = [part.partition(b"=") for part in body.replace(b"+", b" ").split(b"&") if part]
-    fields = {_unquoted(name): _unquoted(value) for name, _, value in pairs}
-    if len(fields) != len(pairs):
+    parts = [part for part in body.replace(b"+", b" ").split(b"&") if part]
+    fields: dict[bytes, bytes] = {}
+    for part in parts:
+        name, _, value = part.partition(b"=")
+        if _PERCENT in part:
+            name, value = _unquoted(name), _unquoted(value)
+        fields[name] = value
+    if len(fields) != len(parts):
         raise FormError("a field is there twice")
     return fields
 
@@ -53,4 +59,4 @@ def decode(body: bytes, charset: str = "utf-8") -> dict[str, str]:
 
 def _unquoted(text: bytes) -> bytes:
     """Quoted-printable is the same code with another sign, and read in C: half the time of urllib's loop."""
-    return a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"=")) if b"%" in text else text
+    return a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"=")) if _PERCENT in text else text

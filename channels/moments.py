@@ -50,7 +50,6 @@ def of_compact(text: str) -> int | None:
 
 def _beijing(iso: str) -> int | None:
     try:
-        moment = datetime.fromisoformat(iso).replace(tzinfo=CHINA)
+        return (datetime.fromisoformat(f"{iso}+08:00") - _EPOCH) // _SECOND
     except ValueError:
         return None
-    return (moment - _EPOCH) // _SECOND
