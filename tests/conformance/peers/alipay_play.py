@@ -5,8 +5,9 @@ import io
 import re
 import time
 import zipfile
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from channels.moments import plain
 from tests.conformance.peers.contents import Order, alipay
@@ -20,7 +21,7 @@ FORM: Final = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8
 
 async def play(peer: Play) -> None:
     """All of it."""
-    for part in (_qr, _pages, _app, _closes, _refunds, _bills, _strangers, _plays_the_channel):
+    for part in (_qr, _pages, _app, _closes, _refunds, _bills, _strangers, _front_ends, _plays_the_channel):
         await part(peer)
 
 
@@ -187,6 +188,22 @@ async def _strangers(peer: Play) -> None:
             raise AssertionError(f"it believes {await peer.driver.do('with_keys', **about)}")
         except Raised:
             pass
+
+
+# --- what the gateway hands to a payer's front end
+
+
+async def _front_ends(peer: Play) -> None:
+    for method in ("page", "wap", "app"):
+        async with peer.check(f"{method}: what the gateway hands out is signed as the client signs it"):
+            order = await peer.order(method)
+            given = order.credential["value"]
+            query = given.partition("?")[2] if method != "app" else given["order"]
+            fields = dict(parse_qsl(query, strict_parsing=True))
+            key = Path(str(order.account["private_key_file"])).read_text()
+            unsigned = {name: value for name, value in fields.items() if name != "sign"}
+            by_client = dict(parse_qsl(await peer.driver.do("notice", fields=unsigned, private_key=key)))
+            same(fields["sign"], by_client["sign"], query)
 
 
 # --- the peer as the channel

@@ -74,7 +74,7 @@ def alipay(order: Order) -> dict[str, str]:
 
 def unionpay(order: Order) -> dict[str, str]:
     """The fields of a payment's notification, before `signPubKeyCert` and `signature`."""
-    at, asked = moments.compact(order.paid_at_s), json.loads(order.credential["value"])["fields"]
+    at, asked = moments.compact(order.paid_at_s), order.credential["value"]["fields"]
     told = ("accessType", "bizType", "currencyCode", "encoding", "merId", "orderId", "txnAmt", "txnTime", "version")
     return {
         **{name: asked[name] for name in (*told, "txnType", "txnSubType", "signMethod")},

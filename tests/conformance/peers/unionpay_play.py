@@ -6,6 +6,7 @@ import io
 import time
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -38,7 +39,7 @@ AMOUNT, QUERY_ID, NUMBER, TXN_TYPE = 6, 9, 11, 19
 async def play(peer: Play) -> None:
     """All of it."""
     till = _Till(peer)
-    for part in (_qr, _app, _fronts, _barcode, _voids, _refunds, _files, _strangers):
+    for part in (_qr, _app, _fronts, _barcode, _voids, _refunds, _files, _strangers, _front_ends):
         await part(peer, till)
     await _plays_the_channel(peer, till)
 
@@ -230,6 +231,18 @@ async def _strangers(peer: Play, till: _Till) -> None:
     async with peer.check("a request signed with another key: 11"):
         said = await till.post(BACK, till.moving("other", QR, 100), private_key=peer.stage.stranger)
         same(said["respCode"], "11", said)
+
+
+# --- what the gateway hands to a payer's browser
+
+
+async def _front_ends(peer: Play, _till: _Till) -> None:
+    for method in ("web", "wap"):
+        async with peer.check(f"{method}: the gateway's form is signed as openssl signs it"):
+            order = await peer.order(method)
+            fields = order.credential["value"]["fields"]
+            key = Path(str(order.account["private_key_file"])).read_text()
+            same(fields["signature"], await peer.driver.do("sign", fields=fields, private_key=key), fields)
 
 
 # --- the peer as the channel

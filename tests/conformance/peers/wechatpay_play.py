@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from channels.moments import rfc3339
 from channels.signing import load_certificate
 from tests.conformance.peers.contents import Order, wechatpay
@@ -22,13 +24,25 @@ PAYER: Final = {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}
 H5: Final = {"payer_client_ip": "14.23.150.211", "h5_info": {"type": "Wap"}}
 SETTLES_WITHIN_S: Final = 10.0
 SIGNATURE_TYPE: Final = "WECHATPAY2-SHA256-RSA2048"
-# Beside 5 prepays: (name, what is sent as `kind`, total, more fields, answer, its beginning, trade_type once paid)
-METHODS: Final[tuple[tuple[str, int, dict[str, Any], str, str, str], ...]] = (
-    ("native", 100, {}, "code_url", "weixin://wxpay/bizpayurl?pr=", "NATIVE"),
-    ("jsapi", 200, {"payer": PAYER}, "prepay_id", "wx", "JSAPI"),
-    ("mini", 201, {"payer": PAYER}, "prepay_id", "wx", "JSAPI"),
-    ("app", 300, {}, "prepay_id", "wx", "APP"),
-    ("h5", 400, {"scene_info": H5}, "h5_url", "http", "MWEB"),
+
+
+class Method(msgspec.Struct, frozen=True):
+    """A way to pay: what is sent beside the usual, the field that is answered, the trade_type once it is paid."""
+
+    name: str
+    total: int
+    answer: str
+    begins: str
+    trade_type: str
+    more: dict[str, Any] = {}
+
+
+METHODS: Final = (
+    Method("native", 100, "code_url", "weixin://wxpay/bizpayurl?pr=", "NATIVE"),
+    Method("jsapi", 200, "prepay_id", "wx", "JSAPI", {"payer": PAYER}),
+    Method("mini", 201, "prepay_id", "wx", "JSAPI", {"payer": PAYER}),
+    Method("app", 300, "prepay_id", "wx", "APP"),
+    Method("h5", 400, "h5_url", "http", "MWEB", {"scene_info": H5}),
 )
 
 
@@ -37,7 +51,7 @@ async def play(peer: Play) -> None:
     # In certificate mode the platform signs what it sends by its certificate, too.
     by_certificate = {"certificate_share": 1.0 if peer.mode == "certificate" else 0.0}
     await peer.stage.steer("/_faults", {"wechatpay": by_certificate})
-    for part in (_pays, _queries, _closes, _refunds, _bills, _strangers, _plays_the_channel):
+    for part in (_pays, _queries, _closes, _refunds, _bills, _strangers, _front_ends, _plays_the_channel):
         await part(peer)
 
 
@@ -61,10 +75,10 @@ async def _prepay(
 
 
 async def _pays(peer: Play) -> None:
-    for name, total, more, field, start, _ in METHODS:
-        async with peer.check(f"{name}: {field}"):
-            prepaid = await _prepay(peer, name, total, **more)
-            same(prepaid[field][: len(start)], start, prepaid)
+    for method in METHODS:
+        async with peer.check(f"{method.name}: {method.answer}"):
+            prepaid = await _prepay(peer, method.name, method.total, **method.more)
+            same(prepaid[method.answer].startswith(method.begins), True, prepaid)
     async with peer.check("native with every optional field"):
         goods = [{"merchant_goods_id": "1", "quantity": 1, "unit_price": 500}]
         more = {"time_expire": rfc3339(int(time.time()) + 600), "attach": "a|b", "goods_tag": "WXG"}
@@ -82,13 +96,13 @@ async def _queries(peer: Play) -> None:
         same((known["trade_state"], known["amount"]["total"], "transaction_id" in known), ("NOTPAY", 100, False))
     async with peer.check("query of what nobody knows: 404 ORDER_NOT_EXIST"):
         same((await _ok(peer, "query", 404, number=peer.number("nobody")))["code"], "ORDER_NOT_EXIST")
-    for name, total, _, _, _, trade_type in METHODS:
-        if name != "mini":  # that one stays unpaid, to be closed
-            async with peer.check(f"{name}: paid, and the query says so by both numbers"):
-                await peer.payer_pays(name)
-                known = await _query(peer, name)
+    for method in METHODS:
+        if method.name != "mini":  # that one stays unpaid, to be closed
+            async with peer.check(f"{method.name}: paid, and the query says so by both numbers"):
+                await peer.payer_pays(method.name)
+                known = await _query(peer, method.name)
                 facts = known["trade_state"], known["trade_type"], known["amount"]["total"]
-                same(facts, ("SUCCESS", trade_type, total))
+                same(facts, ("SUCCESS", method.trade_type, method.total))
                 same(await _ok(peer, "query_transaction", transaction=known["transaction_id"]), known)
     async with peer.check("the simulator's notification: verified and opened by the client"):
         letter = await peer.letter("native")
@@ -191,6 +205,32 @@ async def _strangers(peer: Play) -> None:
             same(len(await peer.driver.do("certificates")), 2)
         finally:
             await peer.stage.steer("/_faults", {"wechatpay": {"rotation": 0.0}})
+
+
+# --- what the gateway hands to a payer's front end
+
+
+async def _front_ends(peer: Play) -> None:
+    async with peer.check("jsapi: the gateway's parameters are signed as the client signs them"):
+        order = await peer.order("jsapi", openid=PAYER["openid"])
+        given = order.credential["value"]
+        signed = given["appId"], given["timeStamp"], given["nonceStr"], given["package"]
+        same((given["signType"], given["package"][:10]), ("RSA", "prepay_id="))
+        same(given["paySign"], await _signed_by(peer, order, *signed))
+    async with peer.check("app: the gateway's parameters are signed as the client signs them"):
+        order = await peer.order("app")
+        given = order.credential["value"]
+        ids = [value for name, value in given.items() if name.lower() == "appid"]
+        same(
+            given["sign"], await _signed_by(peer, order, *ids, given["timestamp"], given["noncestr"], given["prepayid"])
+        )
+
+
+async def _signed_by(peer: Play, order: Order, *parts: str) -> str:
+    """What the client makes of these parts with the key of the gateway's merchant; RSA signs the same alike."""
+    key = Path(str(order.account["private_key_file"])).read_text()
+    signature: str = await peer.driver.do("front", parts=parts, private_key=key)
+    return signature
 
 
 # --- the peer as the channel

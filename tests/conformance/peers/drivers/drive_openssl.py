@@ -100,4 +100,4 @@ def impostor():
 ROOT = written("root.pem", account["root_certificate"])
 MIDDLE = written("middle.pem", account["middle_certificate"])
 CERT_ID = str(int(openssl("x509", "-noout", "-serial", given=account["certificate"].encode()).split(b"=")[1], 16))
-obey(post=post, signed=signed, read=read, notice=notice, impostor=impostor)
+obey(post=post, sign=sign, signed=signed, read=read, notice=notice, impostor=impostor)

@@ -89,6 +89,9 @@ async function main() {
       return { ...notice, resource: JSON.parse(Aes.AesGcm.decrypt(ciphertext, about.api_v3_key, nonce, aad)) };
     },
     sign: ({ message, private_key: key }) => Rsa.sign(message, Rsa.from(key, Rsa.KEY_TYPE_PRIVATE)),
+    front: ({ parts, private_key: key }) => Rsa.sign(
+      Formatter.joinedByLineFeed(...parts), Rsa.from(key, Rsa.KEY_TYPE_PRIVATE),
+    ),
     seal: ({ text, key, nonce, associated_data: aad }) => Aes.AesGcm.encrypt(text, key, nonce, aad),
     stranger: ({ private_key: key, number }) => query(client(about, certs, key)[0], number),
   });

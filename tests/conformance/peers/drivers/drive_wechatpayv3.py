@@ -5,6 +5,7 @@ What it signs as the channel is therefore sealed by `cryptography`, which it use
 
 import json
 from base64 import b64encode
+from contextlib import contextmanager
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from dialogue import account, obey
@@ -35,13 +36,25 @@ def told(answer):
     return {"status": status, "body": json.loads(body) if body else {}}
 
 
-def stranger(private_key, number):
-    """A client whose requests are signed with a key that is not the account's."""
+@contextmanager
+def another_key(private_key):
+    """The client as if its account had this key; a new one would fetch the certificates with it."""
     mine, wx._core._private_key = wx._core._private_key, utils.load_private_key(private_key)
     try:
-        return told(wx.query(out_trade_no=number))
+        yield
     finally:
         wx._core._private_key = mine
+
+
+def stranger(private_key, number):
+    with another_key(private_key):
+        return told(wx.query(out_trade_no=number))
+
+
+def front(parts, private_key):
+    """The signature of what a front end is given."""
+    with another_key(private_key):
+        return wx.sign(parts)
 
 
 def prepay(kind, number, total, notify_url, **more):
@@ -96,4 +109,5 @@ obey(
     sign=sign,
     seal=seal,
     stranger=stranger,
+    front=front,
 )
