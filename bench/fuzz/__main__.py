@@ -19,7 +19,7 @@ import msgspec
 import uvloop
 from rich.console import Console
 
-from bench.fuzz.accounts import possible
+from bench.accounts import possible
 from bench.fuzz.kinds import KINDS
 from bench.fuzz.report import ChannelReport, Report, described, table
 from bench.fuzz.run import run_channel

@@ -6,7 +6,6 @@ the real platform, orders that are being paid, and sacrificed orders that odd bu
 Everything is signed anew every minute, for WeChat Pay's signatures age.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,16 +13,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bench.accounts import METHODS
 from bench.fuzz.bytewise import Mutation
 from bench.fuzz.message import Crafted, Message, Voucher, message_of
+from bench.fuzz.parties import Parties
 from bench.simulated import Simulated
 from channels.contract import Accepted, AttemptKey, Channel, PaymentRequest, Stamp
-from channels.simulator.credentials import KEY_MODULES
-from channels.simulator.key_files import MERCHANTS_DIR
 from channels.simulator.platforms import load_platforms
 from channels.simulator.trades import Trade
 
-MERCHANT, STRANGER = "fuzz", "stranger"
 SACRIFICED = 2  # orders that genuine but odd messages are about
 EXPIRES_AFTER_S = 7_200
 
@@ -56,15 +54,14 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What the fuzz must know of one channel: how to have an order paid by it, its mutations with their weights, what a
-    message means, what can be crafted for one trade.
+    """What the fuzz must know of one channel: its mutations with their weights, what a message means, what can be
+    crafted for one trade.
 
     Whatever a forgery takes from a genuine message is taken from the one that is given: a mutation may undo what was
     done to it, and then it says what that one says.
     """
 
     channel: str
-    method: str
     load_keys: Callable[[Path], Any]
     mutations: tuple[tuple[int, str, Mutation], ...]
     meaning: Callable[[Message], object]
@@ -103,21 +100,16 @@ class Wanted(NamedTuple):
     notify_url: str
 
 
-def make_scene(
-    kind: Kind, channel: Channel, stranger: Channel, folders: tuple[Path, Path], wanted: Sequence[Wanted]
-) -> Scene:
-    """The scene of one channel. The first SACRIFICED of the orders are the sacrificed ones.
-
-    Args:
-        channel: ours, and `stranger` the other merchant's.
-        folders: keys of the simulated platforms, and `make_impostor`'s.
-    """
+def make_scene(kind: Kind, parties: Parties, wanted: Sequence[Wanted]) -> Scene:
+    """The scene of one channel. The first SACRIFICED of the orders are the sacrificed ones."""
+    channel = parties.ours.channels[kind.channel]
     ours, impostor, theirs = (
-        Simulated(load_platforms(folder, 1)[kind.channel], time.time) for folder in (folders[0], folders[1], folders[0])
+        Simulated(load_platforms(folder, 1)[kind.channel], time.time)
+        for folder in (parties.folder, parties.impostor, parties.folder)
     )
     for order in wanted:
         _pay(kind, ours, channel, order)
-        _pay(kind, theirs, stranger, order)
+        _pay(kind, theirs, parties.stranger.channels[kind.channel], order)
     trades = tuple(ours.trades.all())
     return Scene(
         channel=channel,
@@ -126,29 +118,19 @@ def make_scene(
         stranger=theirs,
         trades=trades[SACRIFICED:],
         sacrificed=trades[:SACRIFICED],
-        keys=kind.load_keys(folders[0]),
-        impostors_keys=kind.load_keys(folders[1]),
+        keys=kind.load_keys(parties.folder),
+        impostors_keys=kind.load_keys(parties.impostor),
     )
 
 
 def _pay(kind: Kind, platform: Simulated, channel: Channel, order: Wanted) -> None:
     """Have it made payable by the channel's own flow, and paid."""
     now_s = int(time.time())
-    attempt = AttemptKey(order.out_trade_no, kind.method, now_s, now_s + EXPIRES_AFTER_S)
+    attempt = AttemptKey(order.out_trade_no, METHODS[kind.channel], now_s, now_s + EXPIRES_AFTER_S)
     request = PaymentRequest(attempt, order.amount, "CNY", f"fuzz {order.out_trade_no}", order.notify_url)
     outcome = platform.converse(channel.pay(request, Stamp(now_s, f"{0:032x}")))
     assert isinstance(outcome, Accepted), outcome
     platform.pay(next(trade for trade in platform.trades.all() if trade.made.out_trade_no == order.out_trade_no))
-
-
-def make_impostor(folder: Path, impostor: Path, channels: Sequence[str]) -> None:
-    """A platform with the same merchants under the same names, and keys of its own. Its key ids are the true ones."""
-    impostor.mkdir(parents=True, mode=0o700)
-    shutil.copytree(folder / MERCHANTS_DIR, impostor / MERCHANTS_DIR)
-    for channel in channels:
-        KEY_MODULES[channel].make_platform(impostor)
-    for named in folder.glob("*.json"):
-        shutil.copy(named, impostor / named.name)
 
 
 # --- forgeries that every platform knows ------------------------------------------------------------------------------

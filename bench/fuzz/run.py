@@ -6,69 +6,24 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from bench.fuzz.corpus import SACRIFICED, Corpus, Kind, Scene, Wanted, make_corpus, make_scene
-from bench.fuzz.handling import Finding, Handling
+from bench.fuzz.corpus import SACRIFICED, Kind, Scene, Wanted, make_corpus, make_scene
+from bench.fuzz.judged import Judged
 from bench.fuzz.message import Mutant, Voucher
-from bench.fuzz.mutator import Mutator
 from bench.fuzz.report import ChannelReport, cost, latency
 from bench.fuzz.sending import Sender
 from bench.fuzz.stage import Books, Order, Stage
-from channels.contract import Channel
 
 ORDERS = 6  # whose genuine notifications are mutated, beside the sacrificed ones
 RENEWED_EVERY_S = 60.0  # WeChat Pay's signatures are good for five minutes
-FINDINGS_MAX = 20  # then the run has failed thoroughly enough
-AUDIT = -1  # the number of a finding that no mutant can be blamed for
 
 Progress = Callable[[int], None]
 
 
-class Judged:
-    """One channel's mutants, each handed to the channel itself before it is sent."""
-
-    def __init__(self, kind: Kind, channel: Channel, seed: int) -> None:
-        self.handling = Handling(channel)
-        self.findings: list[Finding] = []
-        self.neutral = 0
-        self.drawn = 0
-        self._kind = kind
-        self._seed = seed
-        self._mutator = Mutator(kind, seed)
-        self._corpus: Corpus
-
-    def use(self, corpus: Corpus) -> None:
-        """Mutate these from now on."""
-        self.handling.trust(corpus.genuine)
-        self._corpus = corpus
-
-    def mutants(self, count: int) -> Iterator[Mutant]:
-        """What the channel took rightly, and is worth sending."""
-        while self.drawn < count and len(self.findings) < FINDINGS_MAX:
-            mutant = self._mutator.mutant(self.drawn, self._corpus)
-            self.drawn += 1
-            if self._mutator.neutral(mutant, self._corpus):
-                self.neutral += 1
-            elif complaint := self.handling.complaint(mutant):
-                self.complain(mutant, complaint)
-            else:
-                yield mutant
-
-    def complain(self, mutant: Mutant, what: str) -> None:
-        """Note what is wrong."""
-        wire = mutant.message.wire()
-        self.findings.append(Finding(self._kind.channel, self._seed, mutant.number, mutant.mutation, what, wire))
-
-    def blame(self, what: str) -> None:
-        """Note what is wrong although no single mutant is known to have done it."""
-        self.findings.append(Finding(self._kind.channel, self._seed, AUDIT, "all of them", what, b""))
-
-
 async def run_channel(stage: Stage, kind: Kind, *, seed: int, count: int, progress: Progress) -> ChannelReport:
     """Fuzz one channel of a stage."""
-    channel = stage.accounts.ours[kind.channel]
-    orders = await stage.orders(kind, SACRIFICED + ORDERS)
-    scene = make_scene(kind, channel, stage.accounts.strangers[kind.channel], stage.accounts.folders, orders)
-    judged = Judged(kind, channel, seed)
+    orders = await stage.orders(kind.channel, SACRIFICED + ORDERS)
+    scene = make_scene(kind, stage.parties, orders)
+    judged = Judged(kind, scene.channel, seed)
     judged.use(make_corpus(kind, scene))
     mutants = judged.mutants(count)
     sender = Sender(stage.host, stage.port, lambda: next(mutants, None), judged.complain)

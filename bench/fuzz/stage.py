@@ -12,8 +12,9 @@ import aiohttp
 import asyncpg
 import msgspec
 
-from bench.fuzz.accounts import Accounts, make_accounts
-from bench.fuzz.corpus import Kind, Wanted
+from bench.accounts import METHODS
+from bench.fuzz.corpus import Wanted
+from bench.fuzz.parties import Parties, make_parties
 from bench.processes import ROOT, Child, ProcessError, free_port, python
 from gateway.embedded import Postgres, Valkey
 
@@ -70,7 +71,7 @@ class Stage:
     """`async with Stage(directory, channels)`; whatever was started is ended."""
 
     def __init__(self, directory: Path, channels: Sequence[str]) -> None:
-        self.accounts: Accounts
+        self.parties: Parties
         self.gateway: Child
         self.host, self.port = "127.0.0.1", free_port()
         self._directory = directory
@@ -92,13 +93,12 @@ class Stage:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        self.accounts = await asyncio.to_thread(make_accounts, self._directory, self._channels)
-        folder = self.accounts.folders[0]
-        serve = ("serve", "--dir", folder, "--port", 0, "--pay-rate", 0, "--channels", *self._channels)
+        self.parties = await asyncio.to_thread(make_parties, self._directory, self._channels)
+        serve = ("serve", "--dir", self.parties.folder, "--port", 0, "--pay-rate", 0, "--channels", *self._channels)
         simulator = self._child("simulator", python("channels.simulator", *serve))
         url = json.loads(await simulator.start(ready='"url"'))["url"]
         config = self._directory / "holdfast.toml"
-        config.write_text(CONFIG.format(port=self.port, root=self._directory) + self.accounts.sections(url))
+        config.write_text(CONFIG.format(port=self.port, root=self._directory) + self.parties.ours.sections(url))
         for server in (Postgres(self._directory), Valkey(self._directory)):
             self._stack.push_async_callback(server.stop, force=True)
         self.gateway = self._child("gateway", python("gateway", "serve", "--config", config))
@@ -110,23 +110,23 @@ class Stage:
         self._stack.push_async_callback(child.stop, STOP_S)
         return child
 
-    async def orders(self, kind: Kind, count: int) -> list[Wanted]:
+    async def orders(self, channel: str, count: int) -> list[Wanted]:
         """Orders that are being paid through this channel, each of another amount.
 
         Raises:
             ProcessError: the gateway does not make them payable.
         """
-        return [await self._order(kind, number) for number in range(count)]
+        return [await self._order(channel, number) for number in range(count)]
 
-    async def _order(self, kind: Kind, number: int) -> Wanted:
+    async def _order(self, channel: str, number: int) -> Wanted:
         amount = 1_999 + 100 * number
         content = {"amount": amount, "currency": "CNY", "subject": "A cup of tea"}
-        created = await self._post("/v1/orders", {"out_order_no": f"{kind.channel}-{number}", **content})
-        wish = {"channel": kind.channel, "method": kind.method}
+        created = await self._post("/v1/orders", {"out_order_no": f"{channel}-{number}", **content})
+        wish = {"channel": channel, "method": METHODS[channel]}
         order_id = created["order_id"]
         paying = await self._post(f"/v1/orders/{order_id}/pay", wish)
         attempt_id = paying["payment"]["attempt_id"]
-        notify_url = f"http://{self.host}:{self.port}/callbacks/{kind.channel}/{order_id}/{attempt_id[-2:]}"
+        notify_url = f"http://{self.host}:{self.port}/callbacks/{channel}/{order_id}/{attempt_id[-2:]}"
         return Wanted(attempt_id, amount, notify_url)
 
     async def _post(self, path: str, body: object) -> Any:

@@ -130,7 +130,6 @@ def _not_canonical(signature: bytes) -> bytes:
 
 KIND = Kind(
     channel="wechatpay",
-    method="native",
     load_keys=wechat_keys.load,
     mutations=(*bytewise.mutations(headers=3), *jsonwise.mutations()),
     meaning=sealed_meaning,

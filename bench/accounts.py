@@ -1,4 +1,4 @@
-"""Accounts at the simulated platforms for the fuzz: ours, another merchant's, and an impostor of each platform."""
+"""Accounts at the simulated platforms, and the channels that hold them, as an installation would load them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,25 +7,24 @@ from pathlib import Path
 import msgspec
 
 from bench.demo.configuration import channel_sections
-from bench.fuzz.corpus import MERCHANT, STRANGER, make_impostor
 from channels.contract import Channel
 from channels.simulator.credentials import KEY_MODULES, Account, make_credentials
 from gateway import config
 from gateway.installation import load_channels
 
 NOWHERE = "http://127.0.0.1:9"
+# Of each channel, how a payment begins with one request to the platform.
+METHODS = {"wechatpay": "native", "alipay": "qr", "unionpay": "qr"}
 
 
 class Accounts(msgspec.Struct, frozen=True):
-    """What was made. `folders` are the platforms' keys and the impostor's, `files` our accounts by channel."""
+    """One merchant's accounts: their files and their channels, by the channel's name."""
 
-    folders: tuple[Path, Path]
     files: Mapping[str, Account]
-    ours: Mapping[str, Channel]
-    strangers: Mapping[str, Channel]
+    channels: Mapping[str, Channel]
 
     def sections(self, url: str) -> str:
-        """Our channels' part of a configuration, with all their platforms at this address."""
+        """The channels' part of a configuration, with all their platforms at this address."""
         return _toml(self.files, url)
 
 
@@ -35,13 +34,10 @@ def possible() -> tuple[str, ...]:
     return tuple(name for name in KEY_MODULES if name in known)
 
 
-def make_accounts(directory: Path, channels: Sequence[str]) -> Accounts:
-    """Make the keys, in `directory`, and the channels that use them."""
-    folder, impostor = directory / "platforms", directory / "impostor"
-    made = make_credentials(folder, (MERCHANT, STRANGER), channels)
-    make_impostor(folder, impostor, channels)
-    ours, strangers = (_load(directory / f"{name}.toml", made[name]) for name in (MERCHANT, STRANGER))
-    return Accounts(folders=(folder, impostor), files=made[MERCHANT], ours=ours, strangers=strangers)
+def make_accounts(folder: Path, merchants: Sequence[str], channels: Sequence[str]) -> dict[str, Accounts]:
+    """Make the keys of platforms and merchants in `folder`, and load the channels."""
+    made = make_credentials(folder, merchants, channels)
+    return {name: Accounts(files, _load(folder / f"{name}.toml", files)) for name, files in made.items()}
 
 
 def _toml(files: Mapping[str, Account], url: str) -> str:
