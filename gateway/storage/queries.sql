@@ -10,7 +10,7 @@ SELECT o.order_id, o.app_id, o.out_order_no, o.amount, o.currency, o.subject, o.
        (extract(epoch FROM o.closed_at) * 1000)::bigint AS closed_at_ms,
        (SELECT json_agg(json_build_object(
                    'number', a.number, 'channel', a.channel, 'account', a.account, 'method', a.method, 'state', a.state,
-                   'started_at_ms', (extract(epoch FROM a.started_at) * 1000)::bigint,
+                   'started_at_ms', (extract(epoch FROM coalesce(a.started_at, a.submitted_at)) * 1000)::bigint,
                    'submitted_at_ms', (extract(epoch FROM a.submitted_at) * 1000)::bigint, 'submits', a.submits,
                    'params', a.params, 'credential', a.credential, 'failure_code', a.failure_code,
                    'failure_message', a.failure_message) ORDER BY a.number)
