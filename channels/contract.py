@@ -305,7 +305,7 @@ class Acknowledgement(msgspec.Struct, frozen=True):
 
 
 class RejectReason(StrEnum):
-    """Why a notification is not believed."""
+    """Why a notification is not believed; but OTHER_EVENT is: verified, and nothing we act on. It is acknowledged."""
 
     MALFORMED = "malformed"
     BAD_SIGNATURE = "bad_signature"

@@ -6,7 +6,7 @@ from functools import lru_cache
 import msgspec
 
 from actors.events import Credential, CredentialType
-from actors.order import Attempt, Order, OrderState, attempt_id
+from actors.order import Attempt, AttemptState, Order, OrderState, attempt_id
 
 
 class CredentialView(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ def pay_json(order: Order, attempt: Attempt | None) -> bytes:
     payment = None
     if attempt is not None:
         number = attempt_id(order.order_id, attempt.number)
-        payment = PaymentView(number, attempt.state, _credential_view(attempt.credential))
+        payment = PaymentView(number, attempt.state, _credential_view(_offered(attempt)))
     return _encode(PayView(payment, order_view(order)))
 
 
@@ -189,10 +189,15 @@ def _attempt_view(order: Order, attempt: Attempt) -> AttemptView:
         channel=attempt.channel,
         method=attempt.method,
         state=attempt.state,
-        credential=_credential_view(attempt.credential),
+        credential=_credential_view(_offered(attempt)),
         submitted_at=rfc3339(attempt.submitted_at_ms),
         failure=failure,
     )
+
+
+def _offered(attempt: Attempt) -> Credential | None:
+    """Nobody is to be led to an attempt that is being closed."""
+    return None if attempt.state is AttemptState.CLOSING else attempt.credential
 
 
 def _credential_view(credential: Credential | None) -> CredentialView | None:

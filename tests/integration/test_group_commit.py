@@ -14,7 +14,7 @@ import pytest
 from actors.checkpoint import Arrival, Write, birth, move, record
 from actors.deadlines import Schedule
 from actors.errors import Overloaded, Stopped, Unavailable, WriteRejected
-from actors.events import Credential, Event, PaymentReported, PayRequested, Source, SubmitAccepted
+from actors.events import Credential, CredentialType, Event, PaymentReported, PayRequested, Source, SubmitAccepted
 from actors.lifecycle import transition
 from actors.order import Content, Order, new_order
 from actors.ports import Verdict
@@ -82,7 +82,7 @@ def moved(order: Order, event: Event | None = None) -> Write:
 
 
 def accepted() -> SubmitAccepted:
-    return SubmitAccepted(NOW_MS, 1, Credential("qr", "weixin://x", NOW_MS + 60_000))
+    return SubmitAccepted(NOW_MS, 1, Credential(CredentialType.QR, "weixin://x", NOW_MS + 60_000))
 
 
 def payment(transaction: str) -> PaymentReported:

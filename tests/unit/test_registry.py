@@ -15,6 +15,7 @@ from actors.errors import OrderNotFound, Overloaded, Stopped, Unavailable
 from actors.events import (
     CloseRequested,
     Credential,
+    CredentialType,
     Due,
     OutcomeUnknown,
     PayRequested,
@@ -76,7 +77,7 @@ class Stage:
         self.registry = Registry(self.journal, Clock(), Schedule(), self._run, actors_max)
         self.journal.stored[ORDER_ID] = new_order(ORDER_ID, CONTENT, 1000, 1_801_000)
 
-    def _run(self, _order: Order, effects: Sequence[Effect]) -> None:
+    def _run(self, order: Order, effects: Sequence[Effect]) -> None:
         self.effects += effects
 
 
@@ -167,7 +168,7 @@ async def test_an_unknown_order_is_not_found(stage: Stage) -> None:
 
 
 async def test_a_notification_that_changes_nothing_is_recorded_before_it_is_answered(stage: Stage) -> None:
-    event = SubmitAccepted(1002, 9, Credential("qr", "x", 2000))
+    event = SubmitAccepted(1002, 9, Credential(CredentialType.QR, "x", 2000))
     asked = stage.registry.ask(ORDER_ID, event, (ARRIVAL,))
     write, future = await stage.journal.next()
     assert (write.order, write.arrivals) == (None, (ARRIVAL,))
