@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench import interruption
 from bench.children import CHECKOUT, ChildError
-from bench.scenarios import ceiling, create, golive, memory, payment, restart
+from bench.scenarios import ceiling, channels, create, golive, memory, payment, restart
 from bench.scenarios.setting import BenchError, Findings, Setting
 
 SCENARIOS: dict[str, Callable[[Setting], Findings]] = {
@@ -27,6 +27,7 @@ SCENARIOS: dict[str, Callable[[Setting], Findings]] = {
     "golive": golive.measure,
     "restart": restart.measure,
     "memory": memory.measure,
+    "channels": channels.measure,
 }
 DEFAULT = ("create", "payment", "golive")
 ROOT = CHECKOUT / "var" / "bench"
