@@ -72,8 +72,8 @@ TXN_TIME_WINDOW_S: Final = 300
 CLOSE_MARGIN_S: Final = 60
 # How long a refund that UnionPay does not know may still be on its way to it, after the last moment we could send it.
 REFUND_LOST_AFTER_S: Final = 600
-# From the end of a day until its file must be there, if there is one: it is made for the next morning.
-STATEMENT_READY_AFTER_S: Final = 12 * 3600
+# From the day's first second until its file must be there, if there is one: it is made for the next morning.
+STATEMENT_READY_AFTER_S: Final = 36 * 3600
 STATEMENT_BYTES_MAX: Final = 100_000_000
 
 _TOO_LATE: Final = Refused("too_late", "its txnTime or payTimeout has passed, UnionPay would not take it")
@@ -255,15 +255,12 @@ class UnionPay:
         98 (no such file) before the next noon means that it is not made yet, later that the day has none. That a day
         without trades is answered so is not documented.
         """
-        midnight_s = moments.of_plain(f"{day} 00:00:00")
-        if midnight_s is None:
+        began_at_s = moments.of_plain(f"{day} 00:00:00")
+        if began_at_s is None:
             return Unknown(f"day: {day[:32]!r} is not YYYY-MM-DD")
-        over_s = midnight_s + 86400
-        if stamp.now_s < over_s:
-            return StatementNotReady()
         fields = {
             **self._common(wire.DOWNLOAD, "01", "000000"),
-            "settleDate": moments.compact(midnight_s)[4:8],
+            "settleDate": moments.compact(began_at_s)[4:8],
             "fileType": "00",
             "txnTime": moments.compact(stamp.now_s),
         }
@@ -272,7 +269,8 @@ class UnionPay:
             return answer
         code = answer.get("respCode", "")
         if code == wire.NO_FILE:
-            return NoStatement() if stamp.now_s >= over_s + STATEMENT_READY_AFTER_S else StatementNotReady()
+            made = stamp.now_s >= began_at_s + STATEMENT_READY_AFTER_S
+            return NoStatement() if made else StatementNotReady()
         if code != wire.OK or answer.get("settleDate") != fields["settleDate"]:
             return Unknown(f"{wire.meaning(answer)}, settleDate {answer.get('settleDate', '')[:8]}")
         try:
@@ -361,6 +359,7 @@ class UnionPay:
             "backUrl": request.notify_url,
             "payTimeout": "" if barcode else moments.compact(attempt.expires_at_s),
             "qrNo": request.params["qr_no"] if barcode else "",
+            "reqReserved": wire.reserved(request.subject),
         }
 
     def _return(self, request: RefundRequest, txn_type: str) -> dict[str, str]:

@@ -257,6 +257,17 @@ def _unacceptable(amount: int, amount_max: int, currency: str, notify_url: str) 
     return ""
 
 
+_HARMFUL = frozenset("&={}[]\"'")  # the demos: not to stand in reqReserved
+RESERVED_CHARS_MAX: Final = 256  # it takes 1024 bytes
+
+
+def reserved(subject: str) -> str:
+    """What is sold, as reqReserved: UnionPay gives it back in every notification and bill, for people to read."""
+    return "".join(
+        [" " if sign in _HARMFUL or not sign.isprintable() else sign for sign in subject[:RESERVED_CHARS_MAX]]
+    )
+
+
 # --- messages -------------------------------------------------------------------------------------------------------
 
 # A part of an answer: `{...}` and `[...]` are opaque, as in UnionPay's own parser, and an open one runs to the end.

@@ -138,7 +138,7 @@ def test_our_form_says_what_the_peers_form_says():
     """Beside the signature, which is another key's, and frontUrl and the order of fields, which are free."""
     theirs = dict(PEER["results"]["front_form"])
     attempt = AttemptKey(theirs["orderId"], "web", at(theirs["txnTime"]), at(theirs["payTimeout"]))
-    request = PaymentRequest(attempt, 100, "CNY", "x", theirs["backUrl"], theirs["frontUrl"])
+    request = PaymentRequest(attempt, 100, "CNY", "", theirs["backUrl"], theirs["frontUrl"])
     made = outcome(UnionPay(credentials(PEER["merId"], ())).pay(request, Stamp(at(theirs["txnTime"]), "n" * 32)))
     ours = json.loads(made.credential.value)["fields"]
     assert {**ours, "signature": ""} == {**theirs, "signature": ""}

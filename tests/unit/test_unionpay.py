@@ -94,6 +94,7 @@ def test_a_form_is_made_without_asking_anybody(method, channel_type):
             "frontUrl": "https://shop.example.com/thanks?a=1",
             "backUrl": NOTIFY_URL,
             "payTimeout": PAY_TIMEOUT,
+            "reqReserved": "测试商品",
             "certId": "69903319369",
         },
     }
@@ -104,6 +105,20 @@ def test_a_form_is_made_without_asking_anybody(method, channel_type):
 def test_a_form_without_a_return_address_leaves_it_out():
     outcome, _ = run(channel().pay(payment("web"), STAMP))
     assert "frontUrl" not in json.loads(outcome.credential.value)["fields"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "reserved"),
+    [
+        ("", None),
+        ("a=1&b={2}[3]\"'", "a 1 b  2  3   "),
+        ("line\r\nbreak\0\ud800", "line  break  "),
+        ("公" * 1000, "公" * 256),
+    ],
+)
+def test_what_is_sold_goes_along_without_the_signs_that_do_harm(subject, reserved):
+    outcome, _ = run(channel().pay(payment("web", subject=subject), STAMP))
+    assert json.loads(outcome.credential.value)["fields"].get("reqReserved") == reserved
 
 
 def test_the_same_attempt_gives_the_same_form_a_minute_later():
@@ -141,6 +156,7 @@ def test_what_is_sent_to_make_it_payable(method, path, special):
         "currencyCode": "156",
         "txnAmt": "100",
         "backUrl": NOTIFY_URL,
+        "reqReserved": "测试商品",
         "certId": "69903319369",
         **special,
     }
