@@ -150,6 +150,7 @@ class Control:
             currency=wanted.currency,
             subject=wanted.subject,
             notify_url=f"http://127.0.0.1:{self._arguments.port}/notify/{channel.name}",
+            params=wanted.pays_with.params,
         )
         for _ in range(PAY_TRIES):
             outcome = await self._drive(channel.pay(request, _stamp()))

@@ -9,11 +9,18 @@ import msgspec
 EVERYWHERE = ("tamper", "rate_limited")
 OWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "wechatpay": ("probe", "stale", "wrong_serial", "certificate_share"),
-        "alipay": (),
+        "wechatpay": (
+            *("probe", "stale", "wrong_serial", "certificate_share", "rotation"),
+            *("accepted", "answer_tamper", "answer_unsigned", "answer_stale"),
+        ),
+        "alipay": (
+            *("gbk", "empties_signed", "empties_unsigned", "odd_values", "waiting", "wrong_amount"),
+            *("unsigned_error", "bad_gateway", "answer_tamper", "answer_unsigned", "answer_other"),
+        ),
         "unionpay": (),
     }
 )
+SHARES_OF_A_SHARE: Mapping[str, float] = MappingProxyType({"wechatpay.rotation": 0.5})  # of what certificates sign
 
 
 class Faults(msgspec.Struct, frozen=True):
@@ -23,7 +30,7 @@ class Faults(msgspec.Struct, frozen=True):
     duplicate: float = 0.10
     delay_s: float = 3.0
     error_rate: float = 0.05
-    nasty: float = 0.02
+    nasty: float = 0.01
 
     def shares(self, channels: Iterable[str]) -> dict[str, float]:
         """As the simulator's `--fault` takes them."""
@@ -31,7 +38,8 @@ class Faults(msgspec.Struct, frozen=True):
         shares |= {"error_before": self.error_rate / 2, "error_after": self.error_rate / 2}
         if self.nasty:
             shares |= dict.fromkeys(EVERYWHERE, self.nasty)
-            shares |= {f"{channel}.{name}": self.nasty for channel in channels for name in OWN[channel]}
+            own = [f"{channel}.{name}" for channel in channels for name in OWN[channel]]
+            shares |= {name: SHARES_OF_A_SHARE.get(name, self.nasty) for name in own}
         return shares
 
     def said(self) -> str:

@@ -31,7 +31,7 @@ from gateway.embedded import Postgres, Valkey
 MERCHANTS = ("holdfast", "control")
 # A third of the customers for each channel, and every way in which a browser or a telephone alone can pay.
 WAYS = {
-    "wechatpay": ("wechatpay.native:3",),
+    "wechatpay": ("wechatpay.native:2", "wechatpay.h5"),
     "alipay": ("alipay.qr", "alipay.page", "alipay.wap"),
     "unionpay": ("unionpay.qr", "unionpay.web", "unionpay.wap"),
 }

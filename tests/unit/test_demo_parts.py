@@ -17,6 +17,8 @@ from bench.demo.kills import kill_moments
 from bench.demo.proof import Result
 from bench.demo.stage import WAYS, Play
 from bench.processes import PRCTL, Child, ProcessError, free_port
+from channels.contract import CredentialType
+from channels.params import mistake_in
 from channels.simulator.credentials import KEY_MODULES, make_credentials
 from channels.simulator.platforms import load_platforms
 from examples.shop.customers import parse_mix
@@ -91,7 +93,9 @@ def test_the_demo_pays_through_every_channel_in_ways_that_it_has(simulator: Path
     ways = list(parse_mix(play.pay_with).weights)
     assert {way.channel for way in ways} == set(WAYS) == set(loaded) == set(KEY_MODULES)
     for way in ways:
-        assert way.method in loaded[way.channel].channel.methods
+        method = loaded[way.channel].channel.methods[way.method]
+        assert method.credential in (CredentialType.QR, CredentialType.URL, CredentialType.FORM)
+        assert mistake_in(way.params, method) == ""
 
 
 def test_every_fault_of_the_demo_is_one_its_platform_knows(simulator: Path) -> None:

@@ -155,8 +155,8 @@ class Gateway:
     async def create_order(self, **_: object) -> Order:
         return order(OrderState.CREATED, 1)
 
-    async def pay(self, _order_id: str, *, channel: str, method: str) -> PayResult:
-        assert (channel, method) == ("alipay", "page")
+    async def pay(self, _order_id: str, *, channel: str, method: str, params: object) -> PayResult:
+        assert (channel, method, params) == ("alipay", "page", None)
         self.paid += 1
         known = self.paid > self.unknown
         credential = Credential(type="url", value="http://x/") if known else None

@@ -46,7 +46,8 @@ class Checkout(msgspec.Struct, frozen=True):
 
     async def pay(self, order: Order, way: Way) -> bool:
         """Ask for the credential, and hand it over. False: what the channel answered is still unknown."""
-        result = await self.holdfast.pay(order.order_id, channel=way.channel, method=way.method)
+        how = {"channel": way.channel, "method": way.method}
+        result = await self.holdfast.pay(order.order_id, **how, params=way.params or None)
         credential = result.payment.credential if result.payment else None
 
         def write_down(connection: sqlite3.Connection) -> None:

@@ -1,6 +1,14 @@
 """What is bought, and how it is paid."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
+
+# What channels must be told of the customer, by the way they pay. A real shop takes it from the customer's request.
+PARAMS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"wechatpay.h5": {"payer_client_ip": "127.0.0.1", "type": "Wap"}}
+)
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -11,6 +19,11 @@ class Way(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.channel}.{self.method}"
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """What the method must know besides."""
+        return PARAMS.get(str(self), {})
 
 
 class Purchase(msgspec.Struct, frozen=True):
