@@ -17,6 +17,7 @@ from channels.errors import StatementUnreadable
 from channels.money import fen_of_yuan
 
 PACKED_BYTES_MAX: Final = 64 * 1024 * 1024
+GZIP_MAGIC: Final = b"\x1f\x8b"
 UNPACKED_BYTES_MAX: Final = 512 * 1024 * 1024  # a million lines have about 300 MB
 
 _SUMMARY = "总交易单数"
@@ -38,7 +39,12 @@ _Field: TypeAlias = Callable[[str], str]  # a line's field by its column's name
 
 
 def unpacked(body: bytes, bytes_max: int = UNPACKED_BYTES_MAX) -> bytes | None:
-    """What a gzip stream holds; None if it is broken, cut off, or holds more than `bytes_max`."""
+    """What a file holds; None if its gzip stream is broken, cut off, or holds more than `bytes_max`.
+
+    One that is no such stream was unpacked on its way, by whoever understood `Content-Encoding`.
+    """
+    if not body.startswith(GZIP_MAGIC):
+        return body if len(body) <= bytes_max else None
     parts: list[bytes] = []
     room = bytes_max
     while body:

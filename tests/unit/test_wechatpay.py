@@ -95,19 +95,20 @@ def test_the_expiry_stays_within_what_the_platform_takes(expires_in_s, sent_in_s
 
 
 @pytest.mark.parametrize(
-    ("expires_in_s", "signed_in_s", "ends_in_s"),
+    ("expires_in_s", "now_in_s", "signed_in_s", "ends_in_s"),
     [
-        (1800, 0, 1800),  # time_expire ends it
-        (3 * 3600, 0, 2 * 3600),  # the code dies before
-        (3 * 3600, 40, 2 * 3600 + 40),  # counted on the platform's clock, from its answer
-        (1800, -40, 1800),
-        (1800, 1790, 1850),  # the platform raises what is left to one minute
-        (1800, 4000, 4060),
+        (1800, 0, 0, 1800),  # time_expire ends it
+        (3 * 3600, 0, 0, 2 * 3600),  # the code dies before
+        (3 * 3600, 0, 40, 2 * 3600 + 40),  # counted on the platform's clock, from its answer
+        (3 * 3600, 0, -40, 2 * 3600 - 40),
+        (1800, 0, -40, 1800),
+        (1800, 1790, 1790, 1850),  # the platform raises what is left to one minute
+        (1800, 4000, 4010, 4070),
     ],
 )
-def test_a_credential_ends_when_nobody_can_pay_with_it_any_more(expires_in_s, signed_in_s, ends_in_s):
+def test_a_credential_ends_when_nobody_can_pay_with_it_any_more(expires_in_s, now_in_s, signed_in_s, ends_in_s):
     request = replace(REQUEST, attempt=replace(ATTEMPT, expires_at_s=NOW_S + expires_in_s))
-    now = replace(STAMP, now_s=NOW_S + max(0, signed_in_s))
+    now = replace(STAMP, now_s=NOW_S + now_in_s)
     outcome, _ = run(channel().pay(request, now), answer({"code_url": CODE_URL}, at_s=NOW_S + signed_in_s))
     assert outcome.credential.expires_at_s == NOW_S + ends_in_s
 

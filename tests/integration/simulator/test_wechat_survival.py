@@ -5,7 +5,6 @@ order went through: a fault that nobody met would prove nothing.
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,12 +68,12 @@ def platform(stage: tuple[Platform, str, str]) -> Platform:
     return stage[0]
 
 
-async def sell(api: Api, subject: str) -> dict[str, Any]:
+async def sell(api: Api, subject: str, **how: Any) -> dict[str, Any]:
     """An order that somebody wants to pay, and asks again how while nobody can tell them; it, once it is paid."""
     order_id = (await api.created(subject=subject))["order_id"]
 
     async def look() -> dict[str, Any] | None:
-        await api.pay(order_id)
+        await api.pay(order_id, **how)
         order = await api.get(order_id)
         return order if order["state"] == "paid" else None
 
@@ -84,13 +83,10 @@ async def sell(api: Api, subject: str) -> dict[str, Any]:
 async def sold(api: Api, platform: Platform, count: int = SOLD, **faults: float) -> list[dict[str, Any]]:
     """The events of each of so many orders that were paid while these faults were on."""
     async with platform.faults(**faults):
-        subjects = (f"{next(iter(faults))} {next(_numbers)}" for _ in range(count))
+        subjects = (f"{next(iter(faults))} {number} of {count}" for number in range(count))
         orders = await asyncio.gather(*(sell(api, subject) for subject in subjects))
     assert {order["paid_amount"] for order in orders} == {100}
     return [event for order in orders for event in await api.timeline(order["order_id"])]
-
-
-_numbers = itertools.count(1)
 
 
 async def verdicts(api: Api, *names: str) -> float:
@@ -164,6 +160,21 @@ async def test_a_request_that_went_wrong_is_made_again_under_its_number(
 ) -> None:
     events = await sold(api, platform, **{fault: SHARE})
     assert [event for event in events if event["type"] == "OutcomeUnknown"], "nobody met the fault"
+
+
+WAYS: dict[str, dict[str, str]] = {
+    "jsapi": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"},
+    "mini": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"},
+    "app": {},
+    "h5": {"payer_client_ip": "1.2.3.4", "type": "Wap"},
+}
+
+
+async def test_every_way_to_pay_survives_answers_that_are_lost(api: Api, platform: Platform) -> None:
+    async with platform.faults(error_after=SHARE):
+        sales = (sell(api, f"by {name} {number}", method=name, params=WAYS[name]) for name in WAYS for number in (1, 2))
+        orders = await asyncio.gather(*sales)
+    assert [attempt["method"] for order in orders for attempt in order["attempts"]] == [n for n in WAYS for _ in (1, 2)]
 
 
 async def test_an_answer_that_comes_too_late_is_no_answer(api: Api, platform: Platform) -> None:
