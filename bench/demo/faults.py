@@ -5,19 +5,30 @@ from types import MappingProxyType
 
 import msgspec
 
-# What is nasty everywhere, and what only one platform does; the simulator's docstrings explain each.
+# What is nasty everywhere, and what only one platform does, by the words for it; the simulator explains each.
 EVERYWHERE = ("tamper", "rate_limited")
-OWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
+OWN: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "wechatpay": (
-            *("probe", "stale", "wrong_serial", "certificate_share", "rotation"),
-            *("accepted", "answer_tamper", "answer_unsigned", "answer_stale"),
-        ),
-        "alipay": (
-            *("gbk", "empties_signed", "empties_unsigned", "odd_values", "waiting", "wrong_amount"),
-            *("unsigned_error", "bad_gateway", "answer_tamper", "answer_unsigned", "answer_other"),
-        ),
-        "unionpay": (),
+        "wechatpay": {
+            "signature probes": ("probe",),
+            "stale and unknown signatures": ("stale", "wrong_serial"),
+            "changing certificates": ("certificate_share", "rotation"),
+            "202s and lying answers": ("accepted", "answer_tamper", "answer_unsigned", "answer_stale"),
+        },
+        "alipay": {
+            "GBK": ("gbk",),
+            "empty and odd values": ("empties_signed", "empties_unsigned", "odd_values"),
+            "false notices": ("waiting", "wrong_amount"),
+            "unsigned, proxied and lying answers": (
+                *("unsigned_error", "bad_gateway", "answer_tamper", "answer_unsigned", "answer_other"),
+            ),
+        },
+        "unionpay": {
+            "forged, misnamed and expired certificates": ("forged", "wrong_name", "expired", "answer_forged"),
+            "changed line ends, empty fields, old versions": ("lf", "empty_fields", "downgrade", "answer_tamper"),
+            "changing certificates": ("rotation",),
+            "undecided answers": ("pending", "moved", "defect"),
+        },
     }
 )
 SHARES_OF_A_SHARE: Mapping[str, float] = MappingProxyType({"wechatpay.rotation": 0.5})  # of what certificates sign
@@ -38,7 +49,7 @@ class Faults(msgspec.Struct, frozen=True):
         shares |= {"error_before": self.error_rate / 2, "error_after": self.error_rate / 2}
         if self.nasty:
             shares |= dict.fromkeys(EVERYWHERE, self.nasty)
-            own = [f"{channel}.{name}" for channel in channels for name in OWN[channel]]
+            own = [f"{channel}.{name}" for channel in channels for names in OWN[channel].values() for name in names]
             shares |= {name: SHARES_OF_A_SHARE.get(name, self.nasty) for name in own}
         return shares
 
@@ -50,6 +61,6 @@ class Faults(msgspec.Struct, frozen=True):
         )
 
     def said_of_nasty(self, channels: Iterable[str]) -> str:
-        """The rarer ones, by their names."""
+        """The rarer ones, in words."""
         own = "; ".join(f"{channel}: {', '.join(OWN[channel])}" for channel in channels)
-        return f"{self.nasty:.0%} each of {', '.join(EVERYWHERE)}; {own}"
+        return f"{self.nasty:.0%} each of flipped bits, rate limits; {own}"

@@ -1,6 +1,7 @@
 """What the person sees: a live picture on a terminal, a line every few seconds elsewhere, and the verdict."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -102,8 +103,8 @@ class Picture:
 
     # --- the verdict
 
-    def verdict(self, report: Report, settled_after_s: float) -> None:
-        """What the auditor found."""
+    def verdict(self, report: Report, channels: Mapping[str, ChannelReport], settled_after_s: float) -> None:
+        """What the auditor found, in all and by channel."""
         self.freeze()
         self._print()
         self._print(_verdict_line(report))
@@ -116,7 +117,7 @@ class Picture:
             f" shop told by webhook {told.get('webhook', 0)}, by asking {told.get('answer', 0)};"
             f" settled after {settled_after_s:.1f}s"
         )
-        for name, channel in report.channels.items():
+        for name, channel in channels.items():
             self._print(_channel_line(name, channel))
         self._print(
             Text.assemble(

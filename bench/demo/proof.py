@@ -68,8 +68,9 @@ class Proof:
         if freeze:
             await self._stage.freeze()
         report = audit(await self._stage.ledgers())
-        self._picture.verdict(report, settled_after_s)
-        return self._result(report)
+        result = self._result(report)
+        self._picture.verdict(report, result.channels, settled_after_s)
+        return result
 
     async def _raise_stage(self) -> None:
         stage, play = self._stage, self._stage.play

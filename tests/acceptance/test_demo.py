@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -56,20 +59,50 @@ def finish(demo: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.usefixtures("whole_demo")
-def test_ctrl_c_drains_and_audits_what_there_is() -> None:
-    demo = start_demo("--seconds", "600", "--rate", "20", "--seed", "11")
-    assert demo.stderr is not None
-    shown = []
-    deadline = time.monotonic() + 60
-    for line in demo.stderr:  # the first kill proves that it is in full swing
-        shown.append(line)
-        if "kill -9" in line or time.monotonic() > deadline:
-            break
+def test_ctrl_c_drains_and_audits_what_there_is_and_a_held_stage_takes_a_person_s_payments() -> None:
+    demo = start_demo("--seconds", "600", "--rate", "20", "--seed", "11", "--hold")
+    read_until(demo, "kill -9")  # it is in full swing
     demo.send_signal(signal.SIGINT)
-    result, _ = finish(demo)
-    assert "kill -9" in shown[-1], "".join(shown)
+    held = read_until(demo, "Bearer")
+    pages = re.findall(r"http://\S+/cashier/\S+", held)
+    assert pages, held
+    for page in pages:
+        urlopen(page, data=b"").close()  # noqa: S310 - the button of the demo's own cashier
+    for page in pages:
+        until_paid(held, order_id=page.rpartition("/")[2][:26])
+    demo.send_signal(signal.SIGINT)
+    result, shown = finish(demo)
     assert 0 < result["orders"] < 600 * 20
     assert (result["lost"], result["double"], result["phantom"], result["mismatch"]) == (0, 0, 0, 0)
+    shutil.rmtree(shown.rpartition("logs are in ")[2].strip())  # whoever holds it wants to look at it afterwards
+
+
+def read_until(demo: "subprocess.Popen[str]", words: str) -> str:
+    """What it shows up to the line with these words."""
+    assert demo.stderr is not None
+    shown = []
+    deadline = time.monotonic() + 100
+    for line in demo.stderr:
+        shown.append(line)
+        if words in line or time.monotonic() > deadline:
+            break
+    assert words in "".join(shown[-1:]), "".join(shown)
+    return "".join(shown)
+
+
+def until_paid(held: str, order_id: str) -> None:
+    """Ask the gateway that a held stage names, with the key it shows."""
+    found = re.search(r"gateway\s+(http://\S+)\s+Authorization: (Bearer \S+)", held)
+    assert found, held
+    asked = Request(f"{found[1]}/v1/orders/{order_id}", headers={"Authorization": found[2]})  # noqa: S310
+    deadline = time.monotonic() + 20
+    while True:
+        with urlopen(asked) as answer:  # noqa: S310
+            order = json.loads(answer.read())
+        if order["state"] == "paid":
+            return
+        assert time.monotonic() < deadline, order
+        time.sleep(0.1)
 
 
 def test_nothing_is_lost_under_faults_and_kills_while_the_control_arm_loses(
