@@ -10,13 +10,14 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from channels.moments import plain
-from tests.conformance.peers.contents import Order, alipay
+from tests.conformance.peers.contents import alipay, alipay_refund
 from tests.conformance.peers.driver import Raised
 from tests.conformance.peers.play import Message, Play, same
 
 SUBJECT: Final = "Tea +% 茶"
 RETURN_URL: Final = "http://127.0.0.1/back"
 FORM: Final = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+FORM_GBK: Final = "application/x-www-form-urlencoded; charset=GBK"
 
 
 async def play(peer: Play) -> None:
@@ -81,11 +82,16 @@ async def _pages(peer: Play) -> None:
         return
     async with peer.check("page: the payer's browser submits the form, and the trade waits for him"):
         page = await peer.driver.do("form", biz=_biz(peer, "form", "4.00"), **about)
-        action = html.unescape(re.findall(r'<form [^>]*action="([^"]*)"', page)[0])
-        fields = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', page))
-        body = urlencode({name: html.unescape(value) for name, value in fields.items()})
+        action = _attribute(re.findall(r'<form [^>]*action="([^"]*)"', page)[0])
+        fields = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', page)
+        body = urlencode({name: _attribute(value) for name, value in fields})
         await _opened(peer, "POST", action, "4.00", body)
         same((await _query(peer, "form"))["trade_status"], "WAIT_BUYER_PAY")
+
+
+def _attribute(text: str) -> str:
+    """As a browser reads it: `&quot;` is a quote, but `&timestamp=` is not the times sign that it begins with."""
+    return re.sub(r"&[a-z]+;", lambda found: html.unescape(found[0]), text)
 
 
 async def _opened(peer: Play, method: str, url: str, yuan: str, body: str = "") -> str:
@@ -198,7 +204,7 @@ async def _front_ends(peer: Play) -> None:
         async with peer.check(f"{method}: what the gateway hands out is signed as the client signs it"):
             order = await peer.order(method)
             given = order.credential["value"]
-            query = given.partition("?")[2] if method != "app" else given["order"]
+            query = given.partition("?")[2] if method != "app" else given["orderString"]
             fields = dict(parse_qsl(query, strict_parsing=True))
             key = Path(str(order.account["private_key_file"])).read_text()
             unsigned = {name: value for name, value in fields.items() if name != "sign"}
@@ -212,17 +218,26 @@ async def _front_ends(peer: Play) -> None:
 async def _plays_the_channel(peer: Play) -> None:
     async with peer.check("an order waits for the peer's notification"):
         order = await peer.order("qr")
-        key = (peer.stage.folder / "simulator" / "alipay.key.pem").read_text()
-        genuine = await _notice(peer, order, key)
+        key = (peer.stage.folder / "simulator" / "alipay-public.key.pem").read_text()
+        genuine = await _notice(peer, alipay(order), key)
         false = {
-            "signed by a stranger": await _notice(peer, order, peer.stage.stranger),
+            "signed by a stranger": await _notice(peer, alipay(order), peer.stage.stranger),
             "changed on its way": Message(FORM, genuine.body.replace(b"total_amount=12.34", b"total_amount=12.35")),
             "without a signature": Message(FORM, re.sub(rb"&sign=[^&]*", b"", genuine.body)),
         }
+        refund = await _notice(peer, alipay_refund(order), key)
     if peer.checks[-1].ok:
-        await peer.deliver(order, genuine, false)
+        await peer.deliver(order, genuine, false, refund)
+    async with peer.check("a notification with an empty field, which the client signs as well, is believed"):
+        order = await peer.order("page")
+        await peer.believed(order, await _notice(peer, {**alipay(order), "passback_params": ""}, key))
+    if "notice_gbk" in await peer.driver.do("verbs"):
+        async with peer.check("a notification in GBK is believed"):
+            order = await peer.order("wap")
+            body = await peer.driver.do("notice_gbk", fields={**alipay(order), "charset": "GBK"}, private_key=key)
+            await peer.believed(order, Message({**FORM, "Content-Type": FORM_GBK}, body.encode()))
 
 
-async def _notice(peer: Play, order: Order, key: str) -> Message:
+async def _notice(peer: Play, fields: dict[str, str], key: str) -> Message:
     """A notification that the peer signed."""
-    return Message(FORM, (await peer.driver.do("notice", fields=alipay(order), private_key=key)).encode())
+    return Message(FORM, (await peer.driver.do("notice", fields=fields, private_key=key)).encode())

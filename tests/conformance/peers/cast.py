@@ -33,15 +33,20 @@ def _python(name: str) -> Callable[[], list[str]]:
 
 _WECHATPAYV3: Final = (_python("wechatpayv3"), "drive_wechatpayv3.py")
 _AXIOS: Final = (environments.node, "drive_wechatpay_axios_plugin.js")
+_PYTHON_ALIPAY_SDK: Final = (_python("python-alipay-sdk"), "drive_python_alipay_sdk.py")
+_ALIPAY_SDK_PYTHON: Final = (_python("alipay-sdk-python"), "drive_alipay_sdk_python.py")
+_ALIPAY_SDK: Final = (environments.node, "drive_alipay_sdk.js")
 
 CAST: Final = (
     Peer("wechatpayv3, public key", "wechatpay", *_WECHATPAYV3, "public_key"),
     Peer("wechatpayv3, certificates", "wechatpay", *_WECHATPAYV3, "certificate"),
     Peer("wechatpay-axios-plugin, public key", "wechatpay", *_AXIOS, "public_key"),
     Peer("wechatpay-axios-plugin, certificates", "wechatpay", *_AXIOS, "certificate"),
-    Peer("python-alipay-sdk", "alipay", _python("python-alipay-sdk"), "drive_python_alipay_sdk.py"),
-    Peer("alipay-sdk-python", "alipay", _python("alipay-sdk-python"), "drive_alipay_sdk_python.py"),
-    Peer("alipay-sdk", "alipay", environments.node, "drive_alipay_sdk.js"),
+    Peer("python-alipay-sdk, public key", "alipay", *_PYTHON_ALIPAY_SDK, "public_key"),
+    Peer("python-alipay-sdk, certificates", "alipay", *_PYTHON_ALIPAY_SDK, "certificate"),
+    Peer("alipay-sdk-python, public key", "alipay", *_ALIPAY_SDK_PYTHON, "public_key"),
+    Peer("alipay-sdk, public key", "alipay", *_ALIPAY_SDK, "public_key"),
+    Peer("alipay-sdk, certificates", "alipay", *_ALIPAY_SDK, "certificate"),
     Peer("openssl", "unionpay", environments.openssl, "drive_openssl.py"),
 )
 PLAYS: Final[Mapping[str, Callable[[Play], Awaitable[None]]]] = {
@@ -53,7 +58,9 @@ PLAYS: Final[Mapping[str, Callable[[Play], Awaitable[None]]]] = {
 
 def account(stage: Stage, peer: Peer) -> dict[str, Any]:
     """The merchant account under which it is a client: the section of a configuration, with what its files hold."""
-    section = stage.accounts[PEERS][peer.platform].section()
+    files: Any = stage.accounts[PEERS][peer.platform]
+    certified = peer.platform == "alipay" and peer.mode == "certificate"
+    section = files.certified_section() if certified else files.section()
     held = {
         name.removesuffix("_file"): Path(str(path)).read_text("utf-8")
         for name, path in section.items()

@@ -1,5 +1,6 @@
-"""What each platform says of a paid order, before it is signed: the fields of real notifications, from the fact sheets.
+"""What each platform says of an order that was paid, or refunded in part, before it is signed.
 
+The fields are those of real notifications, from the fact sheets.
 WeChat Pay and Alipay: their documents. UnionPay: notifications of its test gateway.
 """
 
@@ -43,6 +44,22 @@ def wechatpay(order: Order) -> dict[str, Any]:
     }
 
 
+def wechatpay_refund(order: Order) -> dict[str, Any]:
+    """What is sealed in a refund's notification: half of it was given back."""
+    half = order.amount // 2
+    return {
+        "mchid": order.account["mchid"],
+        "out_trade_no": order.number,
+        "transaction_id": order.transaction,
+        "out_refund_no": f"{order.number}R",
+        "refund_id": f"50{order.transaction[2:]}",
+        "refund_status": "SUCCESS",
+        "success_time": moments.rfc3339(order.paid_at_s),
+        "user_received_account": "招商银行信用卡0403",
+        "amount": {"total": order.amount, "refund": half, "payer_total": order.amount, "payer_refund": half},
+    }
+
+
 def alipay(order: Order) -> dict[str, str]:
     """The fields of a payment's notification, before `sign` and `sign_type`."""
     at, yuan = moments.plain(order.paid_at_s), money.yuan(order.amount)
@@ -72,6 +89,13 @@ def alipay(order: Order) -> dict[str, str]:
     }
 
 
+def alipay_refund(order: Order) -> dict[str, str]:
+    """A notification of the payment again, because half of it was given back."""
+    half, at = money.yuan(order.amount // 2), f"{moments.plain(order.paid_at_s)}.204"
+    refund = {"refund_fee": half, "gmt_refund": at, "out_biz_no": f"{order.number}R"}
+    return {**alipay(order), "notify_id": f"{order.transaction}e5", **refund}
+
+
 def unionpay(order: Order) -> dict[str, str]:
     """The fields of a payment's notification, before `signPubKeyCert` and `signature`."""
     at, asked = moments.compact(order.paid_at_s), order.credential["value"]["fields"]
@@ -89,3 +113,10 @@ def unionpay(order: Order) -> dict[str, str]:
         "traceNo": order.transaction[-6:],
         "traceTime": at[4:],
     }
+
+
+def unionpay_refund(order: Order) -> dict[str, str]:
+    """The notification of a refund of half of it, which has a number and a transaction of its own."""
+    half = str(order.amount // 2)
+    own = {"orderId": f"{order.number}R", "queryId": order.transaction[:21], "origQryId": order.transaction[-21:]}
+    return {**unionpay(order), **own, "txnType": "04", "txnSubType": "00", "txnAmt": half, "settleAmt": half}

@@ -99,7 +99,7 @@ class Play:
             paid_at_s=int(time.time()),
         )
 
-    async def deliver(self, order: Order, genuine: Message, false: Mapping[str, Message]) -> None:
+    async def deliver(self, order: Order, genuine: Message, false: Mapping[str, Message], refund: Message) -> None:
         """The false ones must be refused and change nothing; the genuine one makes the order paid, once."""
         for why, message in false.items():
             async with self.check(f"a notification {why} is refused and changes nothing"):
@@ -108,13 +108,23 @@ class Play:
                 same((acknowledges(self._platform, status, body), status < 500), (False, True), (status, body))
                 same(await self._waiting(order), before)
         async with self.check("the peer's notification is acknowledged and the order is paid"):
-            await self._believed(order, genuine)
+            await self.believed(order, genuine)
+        before = await self._view(order)
         async with self.check("it comes again: acknowledged, and nothing changes"):
-            before = await self._view(order)
-            await self._believed(order, genuine)
+            await self.believed(order, genuine)
             same(await self._view(order), before)
 
-    async def _believed(self, order: Order, message: Message) -> None:
+        async with self.check("its notification of a refund is acknowledged, and is no payment"):
+            status, body = await self._post(order, refund)
+            same(acknowledges(self._platform, status, body), True, (status, body))
+            same(await self._view(order), before)
+
+    async def believed(self, order: Order, message: Message) -> None:
+        """The notification is acknowledged, and the order is paid.
+
+        Raises:
+            AssertionError: one of the two is not so.
+        """
         status, body = await self._post(order, message)
         same(acknowledges(self._platform, status, body), True, (status, body))
         view = await self._view(order)

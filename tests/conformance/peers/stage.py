@@ -131,6 +131,8 @@ class Stage:
         }
         for platform, account in self.accounts[GATEWAYS].items():
             sections[f"channels.{platform}"] = {"base_url": self.simulator_url, **account.section()}
+        if "unionpay" in self.accounts[GATEWAYS]:
+            sections["channels.unionpay"]["file_url"] = self.simulator_url
         config = self.folder / "holdfast.toml"
         config.write_text('env = "dev"\n' + "".join(_section(*section) for section in sections.items()), "utf-8")
         added = await _said("gateway", "app", "add", "peers", "--json", "--config", config)

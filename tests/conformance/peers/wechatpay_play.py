@@ -15,7 +15,7 @@ import msgspec
 
 from channels.moments import rfc3339
 from channels.signing import load_certificate
-from tests.conformance.peers.contents import Order, wechatpay
+from tests.conformance.peers.contents import Order, wechatpay, wechatpay_refund
 from tests.conformance.peers.driver import Raised
 from tests.conformance.peers.play import Message, Play, same
 from tests.conformance.peers.stage import GATEWAYS
@@ -81,7 +81,7 @@ async def _pays(peer: Play) -> None:
             same(prepaid[method.answer].startswith(method.begins), True, prepaid)
     async with peer.check("native with every optional field"):
         goods = [{"merchant_goods_id": "1", "quantity": 1, "unit_price": 500}]
-        more = {"time_expire": rfc3339(int(time.time()) + 600), "attach": "a|b", "goods_tag": "WXG"}
+        more: dict[str, Any] = {"time_expire": rfc3339(int(time.time()) + 600), "attach": "a|b", "goods_tag": "WXG"}
         more |= {"support_fapiao": True, "detail": {"cost_price": 500, "goods_detail": goods}}
         more |= {"settle_info": {"profit_sharing": False}, "scene_info": {"payer_client_ip": "::1"}}
         await _prepay(peer, "full", 500, kind="native", **more)
@@ -250,8 +250,9 @@ async def _plays_the_channel(peer: Play) -> None:
             "with a serial nobody knows": await _notice(peer, order, key, secrets.token_hex(20).upper(), api_v3_key),
             "changed on its way": Message(genuine.headers, genuine.body.replace(b"TRANSACTION", b"TRANSACTIoN")),
         }
+        refund = await _notice(peer, order, key, serial, api_v3_key, kind="refund")
     if peer.checks[-1].ok:
-        await peer.deliver(order, genuine, false)
+        await peer.deliver(order, genuine, false, refund)
 
 
 def _signer(peer: Play) -> tuple[str, str]:
@@ -264,19 +265,21 @@ def _signer(peer: Play) -> tuple[str, str]:
     return str(account["public_key_id"]), (keys / "wechatpay-public.key.pem").read_text()
 
 
-async def _notice(peer: Play, order: Order, key: str, serial: str, api_v3_key: str, at_s: int | None = None) -> Message:
+async def _notice(
+    peer: Play, order: Order, key: str, serial: str, api_v3_key: str, *, at_s: int = 0, kind: str = "transaction"
+) -> Message:
     """A notification whose content the peer sealed and whose body it signed."""
     nonce, word, at = secrets.token_hex(6), secrets.token_hex(16), str(at_s or int(time.time()))
-    text = json.dumps(wechatpay(order), ensure_ascii=False)
-    sealed = await peer.driver.do("seal", text=text, key=api_v3_key, nonce=nonce, associated_data="transaction")
-    resource = {"original_type": "transaction", "algorithm": "AEAD_AES_256_GCM", "ciphertext": sealed}
+    text = json.dumps({"transaction": wechatpay, "refund": wechatpay_refund}[kind](order), ensure_ascii=False)
+    sealed = await peer.driver.do("seal", text=text, key=api_v3_key, nonce=nonce, associated_data=kind)
+    resource = {"original_type": kind, "algorithm": "AEAD_AES_256_GCM", "ciphertext": sealed}
     notice = {
         "id": secrets.token_hex(16),
         "create_time": rfc3339(order.paid_at_s),
         "resource_type": "encrypt-resource",
-        "event_type": "TRANSACTION.SUCCESS",
+        "event_type": f"{kind.upper()}.SUCCESS",
         "summary": "支付成功",
-        "resource": {**resource, "nonce": nonce, "associated_data": "transaction"},
+        "resource": {**resource, "nonce": nonce, "associated_data": kind},
     }
     body = json.dumps(notice, ensure_ascii=False)
     signature = await peer.driver.do("sign", message=f"{at}\n{word}\n{body}\n", private_key=key)

@@ -1,4 +1,4 @@
-// alipay-sdk (npm), Alipay's own. It verifies answers when told to, which it is.
+// alipay-sdk (npm), Alipay's own, in both modes. It verifies answers when told to, which it is.
 'use strict';
 
 const { peer, account, obey } = require('./dialogue.js');
@@ -8,9 +8,14 @@ const { signatureV3 } = require(require('node:path').join(require('node:path').d
 
 const PRODUCTS = { page: 'FAST_INSTANT_TRADE_PAY', wap: 'QUICK_WAP_WAY' };
 
-function made(about, privateKey = about.private_key, alipayPublicKey = about.public_key) {
+function made(about, privateKey = about.private_key) {
+  const keys = about.mode !== 'certificate' ? { alipayPublicKey: about.public_key } : {
+    appCertContent: about.app_certificate,
+    alipayPublicCertContent: about.alipay_certificate,
+    alipayRootCertContent: about.root_certificates,
+  };
   return new AlipaySdk({
-    appId: about.app_id, privateKey, alipayPublicKey, keyType: 'PKCS8', gateway: `${about.base_url}/gateway.do`, camelcase: false,
+    appId: about.app_id, privateKey, keyType: 'PKCS8', gateway: `${about.base_url}/gateway.do`, camelcase: false, ...keys,
   });
 }
 
@@ -56,9 +61,11 @@ async function main() {
       const signed = Object.keys(fields).sort().map((name) => `${name}=${fields[name]}`).join('&');
       return String(new URLSearchParams({ ...fields, sign: signatureV3(signed, key), sign_type: 'RSA2' }));
     },
-    with_keys: ({ private_key: privateKey, public_key: publicKey, number }) => told(
-      made(about, privateKey || about.private_key, publicKey || about.public_key), 'alipay.trade.query', { out_trade_no: number },
-    ),
+    with_keys: ({ private_key: privateKey, public_key: publicKey, number }) => {
+      const client = made(about, privateKey || about.private_key);
+      if (publicKey) client.config.alipayPublicKey = publicKey;
+      return told(client, 'alipay.trade.query', { out_trade_no: number });
+    },
   });
 }
 

@@ -108,10 +108,10 @@ def read(body):
     return fields
 
 
-def notice(fields, private_key):
+def notice(fields, private_key, charset="utf-8"):
     """A notification signed by it, as a form."""
-    sign = sign_with_rsa2(pkcs1(private_key), get_sign_content(fields), "utf-8")
-    return WebUtils.url_encode({**fields, "sign": sign, "sign_type": "RSA2"}, "utf-8")
+    sign = sign_with_rsa2(pkcs1(private_key), get_sign_content(fields), charset)
+    return WebUtils.url_encode({**fields, "sign": sign, "sign_type": "RSA2"}, charset)
 
 
 def with_keys(private_key, public_key, number):
@@ -134,5 +134,6 @@ obey(
     app=app,
     read=read,
     notice=notice,
+    notice_gbk=lambda fields, private_key: notice(fields, private_key, "gbk"),
     with_keys=with_keys,
 )

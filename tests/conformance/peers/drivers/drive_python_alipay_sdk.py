@@ -1,17 +1,22 @@
-"""python-alipay-sdk (PyPI). It sends everything by GET, verifies every answer, and throws unsigned ones."""
+"""python-alipay-sdk (PyPI), in both modes. It sends all by GET, verifies every answer, and throws unsigned ones."""
 
 import json
 from urllib.parse import parse_qsl
 
-from alipay import AliPay
+from alipay import AliPay, DCAliPay
 from alipay.exceptions import AliPayException
+from Cryptodome.PublicKey import RSA
 from dialogue import account, obey
 
 GATEWAY = f"{account['base_url']}/gateway.do"
 
 
-def made(private_key, public_key=account["public_key"]):
-    client = AliPay(account["app_id"], None, private_key, public_key, sign_type="RSA2")
+def made(private_key):
+    if account["mode"] == "certificate":
+        certificates = account["app_certificate"], account["alipay_certificate"], account["root_certificates"]
+        client = DCAliPay(account["app_id"], private_key, *certificates)
+    else:
+        client = AliPay(account["app_id"], None, private_key, account["public_key"])
     client._gateway = GATEWAY
     return client
 
@@ -71,7 +76,9 @@ def notice(fields, private_key):
 
 def with_keys(private_key, public_key, number):
     """A query with other keys than the account's."""
-    client = made(private_key or account["private_key"], public_key or account["public_key"])
+    client = made(private_key or account["private_key"])
+    if public_key:
+        client._alipay_public_key = RSA.import_key(public_key)
     return told(client.api_alipay_trade_query, number)
 
 
