@@ -288,12 +288,12 @@ def _orders_differ(books: _Books) -> Iterator[Finding]:
 
 
 def _control_lost(ledgers: Ledgers) -> Iterator[Finding]:
+    """What it will never know. A notification that the channel still means to repeat is not held against it."""
     credited = {order.out_trade_no for order in ledgers.control_orders if order.paid}
-    for out_trade_no, channel in {
-        payment.out_trade_no: payment.channel for payment in ledgers.control_payments
-    }.items():
-        if out_trade_no not in credited:
-            yield Finding(out_trade_no, f"paid at {channel}, not paid at the control arm", channel)
+    for payment in {payment.out_trade_no: payment for payment in ledgers.control_payments}.values():
+        if payment.out_trade_no not in credited and (payment.dropped or payment.acknowledged):
+            why = f"paid at {payment.channel}, not paid at the control arm"
+            yield Finding(payment.out_trade_no, why, payment.channel)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

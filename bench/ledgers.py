@@ -10,7 +10,7 @@ import msgspec
 
 
 class ChannelPayment(msgspec.Struct, frozen=True):
-    """Money that moved, as the channel wrote it down. `dropped`: it will never tell us of it."""
+    """Money that moved, as the channel wrote it down. `dropped`: it will never tell of it; `acknowledged`: it has."""
 
     channel: str
     account: str
@@ -20,6 +20,7 @@ class ChannelPayment(msgspec.Struct, frozen=True):
     currency: str
     paid_at_s: float
     dropped: bool = False
+    acknowledged: bool = False
 
 
 class GatewayOrder(msgspec.Struct, frozen=True):
@@ -106,6 +107,9 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     account: str = ""
 
 
+DROPPED, NOTIFIED = "notification_dropped", "notified"
+OF_PAYMENTS = frozenset({"paid", DROPPED, NOTIFIED})
+
 _decode_entry = msgspec.json.Decoder(_Entry).decode
 
 
@@ -117,17 +121,14 @@ def read_channel_ledger(path: Path, merchants: Mapping[str, str]) -> list[Channe
 
     A last line without its end was never synced, so nobody was told of it.
     """
-    lines = path.read_bytes().split(b"\n")[:-1]
-    entries = [_decode_entry(line) for line in lines if b'"paid"' in line or b'"notification_dropped"' in line]
-    ours = [entry for entry in entries if merchants.get(entry.channel) == entry.merchant]
-    # The topic names a refund, if it is not the payment that was to be told.
-    dropped = {
-        (each.channel, each.out_trade_no) for each in ours if each.kind == "notification_dropped" and not each.topic
-    }
-    return [_channel_payment(each, dropped) for each in ours if each.kind == "paid"]
+    entries = map(_decode_entry, path.read_bytes().split(b"\n")[:-1])
+    ours = [e for e in entries if e.kind in OF_PAYMENTS and merchants.get(e.channel) == e.merchant]
+    # A topic names a refund: that was to be told, not the payment.
+    told = {(each.kind, each.channel, each.out_trade_no) for each in ours if not each.topic}
+    return [_channel_payment(each, told) for each in ours if each.kind == "paid"]
 
 
-def _channel_payment(entry: _Entry, dropped: set[tuple[str, str]]) -> ChannelPayment:
+def _channel_payment(entry: _Entry, told: set[tuple[str, str, str]]) -> ChannelPayment:
     return ChannelPayment(
         channel=entry.channel,
         account=entry.account,
@@ -136,7 +137,8 @@ def _channel_payment(entry: _Entry, dropped: set[tuple[str, str]]) -> ChannelPay
         amount=entry.amount,
         currency=entry.currency,
         paid_at_s=entry.at,
-        dropped=(entry.channel, entry.out_trade_no) in dropped,
+        dropped=(DROPPED, entry.channel, entry.out_trade_no) in told,
+        acknowledged=(NOTIFIED, entry.channel, entry.out_trade_no) in told,
     )
 
 

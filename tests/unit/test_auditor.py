@@ -241,13 +241,15 @@ def test_mismatch_is_an_order_the_shop_knows_by_another_id() -> None:
 
 
 def test_control_lost_counts_what_the_control_arm_was_paid_and_does_not_know_and_judges_nobody() -> None:
-    report = changed(
-        control_payments=[channel(A, "c1"), channel(B, "c2"), channel(C, "c3")],
-        control_orders=[ControlOrder(A + "01", paid=True), ControlOrder(B + "01", paid=False)],
-    )
+    taken = [channel(A, "c1"), channel(B, "c2", acknowledged=True), channel(C, "c3", dropped=True)]
+    orders = [ControlOrder(A + "01", paid=True), ControlOrder(B + "01", paid=False)]
+    report = changed(control_payments=taken, control_orders=orders)
     assert [finding.subject for finding in report.control_lost] == [B + "01", C + "01"]
     assert report.channels["unionpay"] == ChannelReport(control_paid_at_channel=1, control_lost=1)
     assert report.passed
+    still_to_be_told = [*taken[:2], channel(C, "c3")]
+    report = changed(control_payments=still_to_be_told, control_orders=orders)
+    assert [finding.subject for finding in report.control_lost] == [B + "01"]
 
 
 def test_every_channel_has_its_part_of_the_counts_and_the_parts_add_up() -> None:
@@ -271,6 +273,7 @@ def test_the_channels_ledger_is_read_per_merchant_without_a_torn_last_line(tmp_p
     opened = {**paid, "kind": "opened", "at": 12.0, "description": '"paid"'}
     dropped = {"kind": "notification_dropped", "at": 13.0, "channel": "alipay", "merchant": "21",
                "out_trade_no": B + "01", "topic": ""}  # fmt: skip
+    notified = {**dropped, "kind": "notified", "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01"}
     entries = [
         opened,
         paid,
@@ -278,12 +281,14 @@ def test_the_channels_ledger_is_read_per_merchant_without_a_torn_last_line(tmp_p
         {**paid, "merchant": "21", "transaction": "t3"},
         {**paid, "channel": "alipay", "merchant": "21", "out_trade_no": B + "01", "account": "21"},
         dropped,
+        notified,
+        {**notified, "channel": "alipay", "merchant": "21", "out_trade_no": B + "01", "topic": "a refund"},
         {**dropped, "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01", "topic": "a refund"},
     ]
     path = tmp_path / "ledger.jsonl"
     path.write_text("\n".join(map(json.dumps, entries)) + "\n" + json.dumps(paid)[:50], "utf-8")
     assert ledgers.read_channel_ledger(path, {"wechatpay": "19", "alipay": "21"}) == [
-        ChannelPayment("wechatpay", "19/wx", A + "01", "t1", 100, "CNY", 12.5),
+        ChannelPayment("wechatpay", "19/wx", A + "01", "t1", 100, "CNY", 12.5, acknowledged=True),
         ChannelPayment("alipay", "21", B + "01", "t1", 100, "CNY", 12.5, dropped=True),
     ]
 
