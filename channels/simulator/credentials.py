@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from channels.simulator import wechat_keys
+from channels.simulator import alipay_keys, unionpay_keys, wechat_keys
 from channels.simulator.key_files import MERCHANTS_DIR
 
 
@@ -32,7 +32,7 @@ class KeyModule(Protocol):
     def make_merchant(self, folder: Path, name: str) -> Any: ...
 
 
-KEY_MODULES: dict[str, KeyModule] = {"wechatpay": wechat_keys}
+KEY_MODULES: dict[str, KeyModule] = {"wechatpay": wechat_keys, "alipay": alipay_keys, "unionpay": unionpay_keys}
 
 
 def make_credentials(

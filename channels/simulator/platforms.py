@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from channels.simulator import wechat, wechat_keys
+from channels.simulator import alipay, alipay_keys, unionpay, unionpay_keys, wechat, wechat_keys
 from channels.simulator.platform import Platform
 
 
@@ -15,6 +15,10 @@ def load_platforms(folder: Path, seed: int) -> dict[str, Platform]:
     platforms: dict[str, Platform] = {}
     if (wechat_side := wechat_keys.load(folder)) is not None:
         platforms["wechatpay"] = wechat.WechatPlatform(wechat_side, seed)
+    if (alipay_side := alipay_keys.load(folder)) is not None:
+        platforms["alipay"] = alipay.AlipayPlatform(alipay_side, seed)
+    if (unionpay_side := unionpay_keys.load(folder)) is not None:
+        platforms["unionpay"] = unionpay.UnionpayPlatform(unionpay_side, seed)
     if not platforms:
         raise FileNotFoundError(f"{folder} holds no platform's keys: make some with `credentials`")
     return platforms
