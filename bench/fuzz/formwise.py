@@ -19,10 +19,15 @@ FIELDS_MANY = (199, 200, 201, 1_000, 6_000)
 
 
 class Form(msgspec.Struct, frozen=True):
-    """What a forger knows of a platform's form: `telling` fields decide about money, `downgrades` set one field (or
-    drop it, where the value is None) so that a weaker check might be made."""
+    """What a forger knows of a platform's form.
+
+    `telling` fields decide about money. `downgrades` set one field, or drop it where the value is None, so that weaker
+    checks might be made. `unsigned` fields are, beside the signature, no part of the string that is signed, which is
+    `name=value&name=value` in the names' order.
+    """
 
     signature: bytes
+    unsigned: tuple[bytes, ...]
     telling: tuple[bytes, ...]
     downgrades: tuple[tuple[bytes, bytes | None], ...]
 
@@ -41,7 +46,9 @@ class Form(msgspec.Struct, frozen=True):
             (3, "field emptied", _empty),
             (4, "field added", self._add),
             (2, "fields reordered", _reorder),
+            (4, "fields recut", self._recut),
             (3, "encoded otherwise", _respell),
+            (2, "encoded loosely", _loosen),
             (3, "encoded twice", _encode_twice),
             (3, "charset", _charset),
             (1, "huge value", _huge),
@@ -88,6 +95,21 @@ class Form(msgspec.Struct, frozen=True):
         name, value = dice.choice(self.downgrades)
         kept = [field for field in fields if field[0] != name]
         return kept if value is None else [*kept, (name, value)]
+
+    def _recut(self, dice: Random, fields: Fields, other: Pairs) -> Fields:
+        """The same signed string, cut into other fields: one becomes a part of its neighbour's value or name."""
+        kept = [field for field in fields if field[0] in (self.signature, *self.unsigned)]
+        signed = sorted(field for field in fields if field not in kept)
+        if len(signed) < 2:
+            return fields
+        at = dice.randrange(len(signed) - 1)
+        more = dice.randrange(at + 1, len(signed)) if dice.random() < 0.2 else at + 1
+        whole = b"%26".join(name + b"%3D" + value for name, value in signed[at : more + 1])
+        cuts = whole.count(b"%3D")
+        cut = 0 if dice.random() < 0.6 else dice.randrange(cuts)
+        parts = whole.split(b"%3D")
+        joined = b"%3D".join(parts[: cut + 1]), b"%3D".join(parts[cut + 1 :])
+        return [*signed[:at], joined, *signed[more + 1 :], *kept]
 
 
 def _on_fields(change: Callable[[Random, Fields, Pairs], Fields]) -> Mutation:
@@ -189,6 +211,30 @@ _SPELLINGS: tuple[Callable[[bytes], bytes], ...] = (
 )
 
 
+def _loosen(dice: Random, fields: Fields, other: Pairs) -> Fields:
+    """Written as no form is, though some readers make the same of it."""
+    at = dice.randrange(len(fields))
+    name, value = fields[at]
+    loosened = dice.choice(_LOOSE)(value)
+    return [*fields[:at], (name, loosened), *fields[at + 1 :]]
+
+
+_LOOSE: tuple[Callable[[bytes], bytes], ...] = (
+    lambda value: value.replace(b"%3D", b"%%"),
+    lambda value: value.replace(b"%3D", b"%3d%"),
+    lambda value: value.replace(b"%3D", b"="),
+    lambda value: value.replace(b"%", b"%%", 1),
+    lambda value: value[: len(value) // 2] + b"%\n" + value[len(value) // 2 :],
+    lambda value: value[: len(value) // 2] + b"%\r\n" + value[len(value) // 2 :],
+    lambda value: value[: len(value) // 2] + b"%" + value[len(value) // 2 :],
+    lambda value: value.replace(b"%2B", b"%u002B"),
+    lambda value: value.replace(b"+", b"\t"),
+    lambda value: value + b"%",
+    lambda value: value + b" ",
+    lambda value: b" " + value,
+)
+
+
 def _encode_twice(dice: Random, fields: Fields, other: Pairs) -> Fields:
     """Or thrice; all fields or one."""
     at = dice.randrange(len(fields)) if dice.random() < 0.5 else None
@@ -225,4 +271,5 @@ def _huge(dice: Random, fields: Fields, other: Pairs) -> Fields:
 
 def _many(dice: Random, fields: Fields, other: Pairs) -> Fields:
     count = dice.choice(FIELDS_MANY)
-    return fields + [(b"f%d" % number, b"") for number in range(count - len(fields))]
+    value = dice.choice((b"", b"1", b"%00"))
+    return fields + [(b"f%d" % number, value) for number in range(count - len(fields))]

@@ -9,7 +9,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,13 @@ class Finding(msgspec.Struct, frozen=True):
     mutation: str
     what: str
     wire: bytes
+
+
+class Complaint(NamedTuple):
+    """What is wrong with how a mutant was taken; `belief`: right, if it only says what a genuine message says."""
+
+    what: str
+    belief: bool = False
 
 
 class Slowest(msgspec.Struct, frozen=True):
@@ -65,11 +72,11 @@ class Handling:
         now_s = int(time.time())
         self._true = {self._channel.notification(each.headers_seen(), each.body, now_s) for each in genuine}
 
-    def complaint(self, mutant: Mutant) -> str:
-        """Hand it over; what is wrong with how the channel took it, empty if nothing is."""
+    def complaint(self, mutant: Mutant) -> Complaint | None:
+        """Hand it over; what is wrong with how the channel took it, if anything is."""
         if len(mutant.message.body) > BODY_BYTES_MAX:
             self.verdicts[TOO_LARGE] += 1  # the gateway does not hand that to a channel
-            return ""
+            return None
         headers, body, now_s = mutant.message.headers_seen(), mutant.message.body, int(time.time())
         began_ns = self._clock()
         made = _handled(self._channel, headers, body, now_s)
@@ -78,7 +85,7 @@ class Handling:
             taken_ns = min(taken_ns, *(self._again(headers, body, now_s) for _ in range(AGAIN)))
         self._note(mutant, made, taken_ns)
         if taken_ns > SLOW_NS:
-            return f"took {taken_ns / 1e6:.1f} ms of CPU time"
+            return Complaint(f"took {taken_ns / 1e6:.1f} ms of CPU time")
         return self._wrong(mutant, made)
 
     def _again(self, headers: dict[str, str], body: bytes, now_s: int) -> int:
@@ -94,21 +101,21 @@ class Handling:
         if len(self.taken_ns) % COLLECT_EVERY == 0:
             gc.collect()  # here, and not in the middle of a message that would be charged for it
 
-    def _wrong(self, mutant: Mutant, made: Made) -> str:
+    def _wrong(self, mutant: Mutant, made: Made) -> Complaint | None:
         if isinstance(made, Exception):
-            return f"raised {type(made).__name__}: {made}"
+            return Complaint(f"raised {type(made).__name__}: {made}")
         match mutant.voucher:
             case Voucher.PLATFORM:
-                return ""
+                return None
             case Voucher.PLATFORM_FOR_ANOTHER:
                 ours = isinstance(made, ChannelPayment) and made.account == self._channel.account
-                return f"another merchant's money is taken for ours: {made}" if ours else ""
+                return Complaint(f"another merchant's money is taken for ours: {made}") if ours else None
         if made is RejectReason.OTHER_EVENT:
-            return "believed, though about nothing"  # it is said only of what was verified
+            return Complaint("believed, though about nothing", belief=True)  # it is said only of what was verified
         if isinstance(made, RejectReason):
-            return ""
+            return None
         elsewhere = isinstance(made, ChannelPayment) and mutant.message.path.partition(b"?")[0] != _place(made)
-        return "" if elsewhere and made in self._true else f"believed: {made}"
+        return None if elsewhere and made in self._true else Complaint(f"believed: {made}", belief=True)
 
 
 def _handled(channel: Channel, headers: dict[str, str], body: bytes, now_s: int) -> Made:

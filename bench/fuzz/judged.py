@@ -35,12 +35,13 @@ class Judged:
         while self.drawn < count and len(self.findings) < FINDINGS_MAX:
             mutant = self._mutator.mutant(self.drawn, self._corpus)
             self.drawn += 1
-            if self._mutator.neutral(mutant, self._corpus):
-                self.neutral += 1
-            elif complaint := self.handling.complaint(mutant):
-                self.complain(mutant, complaint)
-            else:
+            complaint = self.handling.complaint(mutant)
+            if complaint is None:
                 yield mutant
+            elif complaint.belief and self._mutator.neutral(mutant, self._corpus):
+                self.neutral += 1
+            else:
+                self.complain(mutant, complaint.what)
 
     def complain(self, mutant: Mutant, what: str) -> None:
         """Note what is wrong."""

@@ -8,7 +8,7 @@ their own, so that a mistake of `channels/forms.py` is not made twice.
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import NamedTuple, TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_plus, unquote_to_bytes
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Pairs: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -90,6 +90,17 @@ def pairs_of(body: bytes) -> Pairs:
 def body_of(pairs: Pairs) -> bytes:
     """The form again."""
     return b"&".join([name + b"=" + value for name, value in pairs])
+
+
+def fields_of(message: Message) -> dict[bytes, bytes]:
+    """A form's fields, decoded."""
+    return {decoded(name): decoded(value) for name, value in pairs_of(message.body)}
+
+
+def with_fields(message: Message, fields: Mapping[bytes, bytes]) -> Message:
+    """The same with these fields, encoded as a browser does."""
+    pairs = tuple((quote_plus(name).encode(), quote_plus(value).encode()) for name, value in fields.items())
+    return message._replace(body=body_of(pairs))
 
 
 def form_meaning(message: Message) -> object:

@@ -10,7 +10,10 @@ from bench.fuzz.formwise import Form
 from bench.fuzz.message import BODY_BYTES_MAX, Message, body_of, form_meaning, message_of, pairs_of, sealed_meaning
 
 FORM = Form(
-    signature=b"sign", telling=(b"total_amount", b"out_trade_no"), downgrades=((b"sign_type", b"RSA"), (b"sign", None))
+    signature=b"sign",
+    unsigned=(b"sign_type",),
+    telling=(b"total_amount", b"out_trade_no"),
+    downgrades=((b"sign_type", b"RSA"), (b"sign", None)),
 )
 FORM_TYPE = b"application/x-www-form-urlencoded"
 FORMS = tuple(
@@ -97,7 +100,7 @@ def test_fields_in_another_order_or_spelling_mean_the_same() -> None:
 @pytest.mark.parametrize("name", ["telling field dropped", "field doubled", "downgrade", "huge value", "many fields"])
 def test_what_changes_what_is_said_is_never_neutral(name: str) -> None:
     neutral = _meanings(name)[True]
-    assert neutral == (100 if name == "many fields" else 0)  # these are empty, and nobody signs an empty field
+    assert (neutral > 0) == (name == "many fields")  # some of those are empty, and an empty field says nothing
 
 
 def test_an_empty_field_more_or_a_header_less_leaves_a_forms_meaning() -> None:
