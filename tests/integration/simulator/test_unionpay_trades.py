@@ -115,7 +115,7 @@ async def test_a_trade_is_known_by_its_number_and_its_time(unionpay_folder, ours
 async def test_each_merchant_has_numbers_of_his_own(unionpay_folder, unionpay_credentials):
     async with counter(unionpay_folder, unionpay_credentials["holdfast"]) as at:
         await at.sold()
-        at.channel = at.unionpay = UnionPay(unionpay_credentials["control"])
+        at.become(unionpay_credentials["control"])
         assert await at.query("TRADE0001") == NotFound()
 
 
