@@ -34,6 +34,7 @@ class Driver:
         self._account = account
         self._log = log
         self._process: asyncio.subprocess.Process
+        self._silent = ""  # why it is not listened to any more: a late answer would be taken for another's
 
     async def __aenter__(self) -> "Driver":
         with self._log.open("ab") as log:
@@ -62,14 +63,15 @@ class Driver:
             Silent: nothing came, or nothing that can be understood.
         """
         assert self._process.stdout is not None
+        if self._silent:
+            raise Silent(self._silent)
         self._tell({"do": verb, **about})
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), ANSWER_WITHIN_S)
             said = json.loads(line)
         except (TimeoutError, ValueError) as error:  # ValueError: it ended, its line is no JSON, or it is too long
-            if self._process.returncode is None:
-                self._process.kill()  # an answer that comes late would be taken for that of the next question
-            raise Silent(f"{type(error).__name__}: {error}; it last said: {self._last_words()}") from error
+            self._silent = f"{type(error).__name__}: {error}; it last said: {self._last_words()}"
+            raise Silent(self._silent) from error
         if "raised" in said:
             raise Raised(said["raised"])
         return said["answer"]
