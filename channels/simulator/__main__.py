@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 import uvloop
 
-from channels.simulator.credentials import KEY_MODULES, make_credentials
+from channels.simulator import cashier
+from channels.simulator.configuration import CHECKOUT, write_configuration
+from channels.simulator.credentials import KEY_MODULES, Account, make_credentials
 from channels.simulator.payers import Payers
 from channels.simulator.server import Settings, Simulator
 
@@ -31,7 +33,9 @@ def _arguments() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="run the simulated platforms")
     credentials = verbs.add_parser("credentials", help="make accounts; prints the sections of a configuration as JSON")
     for each in (serve, credentials):
-        each.add_argument("--dir", type=Path, default=Path("var/simulator"), help="keys, merchants and the ledger")
+        each.add_argument(
+            "--dir", type=Path, default=CHECKOUT / "var" / "simulator", help="keys, merchants and the ledger"
+        )
         each.add_argument("--merchant", nargs="+", default=[], metavar="NAME", help="make what is missing for these")
         each.add_argument("--channels", nargs="+", default=list(KEY_MODULES), choices=list(KEY_MODULES))
     serve.add_argument("--port", type=int, default=PORT, help=f"0: any free one ({PORT})")
@@ -82,7 +86,7 @@ def _shares(changes: Sequence[str], error_rate: float = 0.0) -> dict[str, Any]:
     return shares
 
 
-async def _serve(settings: Settings, shares: Mapping[str, Any]) -> None:
+async def _serve(settings: Settings, shares: Mapping[str, Any], accounts: Mapping[str, Mapping[str, Account]]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -90,6 +94,10 @@ async def _serve(settings: Settings, shares: Mapping[str, Any]) -> None:
     simulator.change_faults(shares)
     url = await simulator.start()
     print(json.dumps({"url": url}), flush=True)
+    for name, each in accounts.items():
+        write_configuration(settings.folder / f"{name}.toml", url, each)
+        print(f"{name}: ./run serve --config {settings.folder / f'{name}.toml'}", file=sys.stderr)
+    print(f"payers: {url}{cashier.PATH}", file=sys.stderr)
     await stop.wait()
     await simulator.stop()
 
@@ -132,7 +140,7 @@ def main() -> None:
         if options.verb in ("serve", "credentials"):
             made = make_credentials(options.dir, options.merchant, options.channels)
             if options.verb == "serve":
-                uvloop.run(_serve(_settings(options), _shares(options.fault, options.error_rate)))
+                uvloop.run(_serve(_settings(options), _shares(options.fault, options.error_rate), made))
                 return
             sections = {n: {c: files.section() for c, files in each.items()} for n, each in made.items()}
             print(json.dumps(sections))

@@ -109,7 +109,7 @@ def _qr(code: str) -> str:
         return ""
     import segno  # noqa: PLC0415 - it takes 20 ms to load, and most simulators are never looked at
 
-    return f'<div class="qr">{segno.make(code, error="m").svg_inline(scale=5)}</div>'
+    return f'<div class="qr">{segno.make(code, error="m").svg_inline(omitsize=True)}</div>'
 
 
 def _row(trade: Trade) -> str:

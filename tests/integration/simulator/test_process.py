@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,8 @@ import pytest
 from channels.contract import Accepted, NotPaid
 from channels.simulator.credentials import make_credentials
 from channels.simulator.platforms import load_platforms
+from gateway.config import load
+from gateway.installation import load_channels
 from tests.integration.simulator.wire import WITHIN_S, Wire
 
 Start: TypeAlias = Callable[..., Awaitable[tuple[asyncio.subprocess.Process, str]]]
@@ -142,3 +145,18 @@ def test_a_section_names_the_fields_of_the_configuration(keys):
 def test_a_folder_without_keys_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no platform's keys"):
         load_platforms(tmp_path, 1)
+
+
+async def test_it_writes_a_configuration_with_which_a_gateway_can_pay(tmp_path):
+    process = await run("serve", "--dir", tmp_path, "--port", 0, "--merchant", "shop")
+    try:
+        url = json.loads(await asyncio.wait_for(process.stdout.readline(), WITHIN_S))["url"]
+        said_next = await asyncio.wait_for(process.stderr.readline(), WITHIN_S)
+        assert said_next.decode() == f"shop: ./run serve --config {tmp_path / 'shop.toml'}\n"
+        config = load(tmp_path / "shop.toml", {})
+        assert set(config.channels.installed()) == {"wechatpay", "alipay", "unionpay"}
+        assert set(load_channels(config.channels, int(time.time()))) == {"wechatpay", "alipay", "unionpay"}
+        assert {section.base_url for section in config.channels.installed().values()} == {url}
+        assert (tmp_path / "shop.toml").stat().st_mode & 0o777 == 0o600
+    finally:
+        await ended(process, signal.SIGTERM)
