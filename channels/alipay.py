@@ -238,8 +238,6 @@ class Alipay:
         begins_at_s = moments.of_plain(f"{day} 00:00:00")
         if begins_at_s is None:
             return Unknown(f"not a day: {day[:32]!r}")
-        if stamp.now_s < begins_at_s + 86400:
-            return StatementNotReady()
         method, biz = "alipay.data.dataservice.bill.downloadurl.query", {"bill_type": wire.BILL_TYPE, "bill_date": day}
         answer = yield from self._ask(method, biz, stamp)
         if isinstance(answer, Unknown):
@@ -479,6 +477,7 @@ def _no_statement(answer: Answer, *, due: bool) -> StatementOutcome:
     name = answer.name.upper()  # older answers write isp.bill_not_exist
     if wire.BILL_NEVER in name:
         return NoStatement()
-    if any(absent in name for absent in wire.BILL_ABSENT):
-        return NoStatement() if due else StatementNotReady()
-    return answer.unknown()
+    absent = any(each in name for each in wire.BILL_ABSENT)
+    if absent and due:
+        return NoStatement()
+    return StatementNotReady() if absent or (name == wire.BILL_TOO_SOON and not due) else answer.unknown()

@@ -30,7 +30,7 @@ GATEWAY: Final = "/gateway.do"
 SUCCESS: Final = "10000"  # the call was executed; what came of it stands in the business fields
 
 QR_LIFE_S: Final = 2 * 3600  # its docs: a code of alipay.trade.precreate lives for two hours
-EXPIRE_AFTER_MIN_S: Final = 60  # its docs allow 1 minute to 15 days
+EXPIRE_AFTER_MIN_S: Final = 120  # its docs allow 1 minute to 15 days, counted from when they hear of it
 EXPIRE_AFTER_MAX_S: Final = 15 * 86400
 AMOUNT_MAX: Final = 10_000_000_000  # fen: its docs allow 0.01 to 100000000.00 yuan
 SUBJECT_CHARS_MAX: Final = 256
@@ -106,6 +106,7 @@ REFUND_DISCORDANT: Final = "DISCORDANT_REPEAT_REQUEST"
 # statement: its docs, error table of the bill's address. Without `ACQ.`; older answers write `isp.bill_not_exist`.
 # The first two are also what is said before the list is made, in the morning after the day.
 BILL_ABSENT: Final = ("BILL_NOT_EXIST", "NO_BILL_DATA")
+BILL_TOO_SOON: Final = "INVAILID_ARGUMENTS"  # of a day that is not over; the spelling is its docs'
 BILL_NEVER: Final = "BILL_DATE_BEFORE_REGISTRATION"
 BILL_TYPE: Final = "trade"
 BILL_DUE_AFTER_S: Final = 2 * 86400  # from the day's beginning: its docs say about 9 o'clock of the next day
