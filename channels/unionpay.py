@@ -232,6 +232,8 @@ class UnionPay:
         doubt = self._doubt(fields, now_s)
         if doubt is not None:
             raise NotificationRejected(doubt.reason, doubt.detail)
+        if forms.holds_other_fields(fields):
+            raise NotificationRejected(RejectReason.MALFORMED, "a field stands in another one")
         try:
             charset = wire.CHARSETS[fields[b"encoding"].lower()]
             return wire.notified(wire.texts(fields, charset))

@@ -56,6 +56,45 @@ def test_empty_values_names_without_a_sign_and_empty_parts():
     assert forms.decode(b"") == {}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"a=%%", b"a=1%", b"a=%zz&b=1", b"a=%4", b"%=1", b"a=%u0041", b"a=1%\n2", b"a=1\n", b"a=%\r2&b=%zz", b"a=%\r\n"],
+)
+def test_what_is_no_percent_encoding_is_refused(body):
+    with pytest.raises(forms.FormError, match=r"escape|percent-encoded"):
+        forms.decode_bytes(body)
+
+
+@given(
+    st.lists(st.sampled_from(["%1E", "%1f", "\x1e", "\x1f", "%26", "%3D", "=", "a", "+", "%25"])),
+    st.lists(st.sampled_from(["%1E", "%1f", "\x1e", "\x1f", "%26", "%3D", "b"]), min_size=1),
+)
+def test_the_bytes_that_stand_for_separators_meanwhile_may_be_in_it(value, name):
+    name, value = "".join(name), "".join(value)
+    expected = {unquote_to_bytes(name): unquote_to_bytes(value.replace("+", " ")), b"z": b"="}
+    assert forms.decode_bytes(f"{name}={value}&z==".encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {b"subject": b"tea&total_amount=0.01"},
+        {b"app_id": b"1&seller_id=2"},
+        {b"app_id=1&seller_id": b"2"},
+        {b"a=1": b"2"},
+        {b"a&b": b""},
+        {b"x": b"1", b"bizType": b"000000&currencyCode=156"},
+    ],
+)
+def test_fields_that_may_have_been_cut_out_of_others_are_seen(fields):
+    assert forms.holds_other_fields(fields)
+
+
+def test_an_ampersand_alone_begins_no_field():
+    assert not forms.holds_other_fields({b"subject": b"A&B=C & more", b"sign": b"abc==", b"body": b"a=b"})
+    assert not forms.holds_other_fields({})
+
+
 @pytest.mark.parametrize("body", [b"a=1&a=2", b"a=1&a=1", b"a=1&%61=1", b"a&a=", b"=1&=2"])
 def test_a_name_that_is_there_twice_is_refused(body):
     with pytest.raises(forms.FormError, match="twice"):
