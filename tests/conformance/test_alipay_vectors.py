@@ -28,6 +28,9 @@ from channels.contract import (
     Unknown,
 )
 from channels.errors import NotificationRejected
+from channels.simulator import alipay_requests
+from channels.simulator.alipay_keys import Merchant, PlatformKeys
+from channels.simulator.platform import Incoming
 
 VECTORS = Path(__file__).parent / "vectors"
 REAL = json.loads((VECTORS / "alipay_real_sandbox.json").read_bytes())
@@ -232,3 +235,41 @@ def test_we_string_together_what_they_signed(name):
         ours = alipay_wire.signing_string({key: value for key, value in params.items() if key != "sign"})
         assert ours == check["sign_string"].encode()
         assert signing.verify(peer_key, ours, params["sign"])
+
+
+def platform(name: str) -> PlatformKeys:
+    app_id = PEERS[name]["app_id"]
+    public = signing.load_public_key(PEERS[name]["keys"]["ali_app_pub.pem"].encode(), "vector")
+    merchant = Merchant("peer", app_id, "2088101106499364", public, "")
+    return PlatformKeys(OWN_KEY, OWN_KEY, "", "", OWN_KEY, {app_id: merchant})
+
+
+def incoming(vector: dict) -> Incoming:
+    method, target, _ = vector["request_line"].split(" ")
+    raw = base64.b64decode(vector["request_raw_b64"])
+    headers = {name.lower(): value for name, value in vector["request_headers"]}
+    return Incoming(method, target, headers, raw.partition(b"\r\n\r\n")[2])
+
+
+RECORDED = [
+    (name, vector)
+    for name, peer_ in PEERS.items()
+    for vector in [*peer_["exchanges"], *peer_.get("exchanges_unpatched_port80", [])]
+]
+
+
+@pytest.mark.parametrize(("name", "vector"), RECORDED, ids=lambda each: each if isinstance(each, str) else "")
+def test_the_simulator_believes_the_recorded_requests_byte_for_byte(name, vector):
+    request = incoming(vector)
+    params = alipay_requests.parameters(request)
+    assert alipay_requests.authenticate(platform(name), params).app_id == PEERS[name]["app_id"]
+    assert alipay_requests.read(params).biz == alipay_requests.read(params_of(vector)).biz
+    for forged in ({"biz_content": "{}"}, {"timestamp": "2026-11-22 15:42:00"}, {"notify_url": "https://evil.org/"}):
+        with pytest.raises(alipay_requests.Failed, match=r"isv\.invalid-signature"):
+            alipay_requests.authenticate(platform(name), {**params, **forged})
+
+
+def test_a_request_with_an_absolute_target_is_among_them():
+    targets = [vector["request_line"].split(" ")[1] for _, vector in RECORDED]
+    assert any(target.startswith("http://") for target in targets)
+    assert {vector["request_line"].split(" ")[0] for _, vector in RECORDED} == {"GET", "POST"}
