@@ -237,7 +237,10 @@ async def _main(arguments: argparse.Namespace) -> None:
     loaded = load_channels(config.load(arguments.config, {}).channels, int(time.time()))
     channels = {name: each.channel for name, each in loaded.items()}
     timeout = aiohttp.ClientTimeout(total=PAY_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session, Browser() as browser:
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        Browser(f"{arguments.channel_url}/cashier") as browser,
+    ):
         control = Control(arguments, channels, session, browser)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, control.close_till)
         application = web.Application()

@@ -137,7 +137,7 @@ class Stage:
                 "channels.simulator",
                 *("serve", "--dir", self.directory / "simulator", "--port", 0, "--channels", *play.channels),
                 *("--seed", play.seed, "--time-scale", 1 / configuration.FASTER),
-                *("--pay-after-s", f"0.2:{play.pay_after_max_s}", "--fault", *faults),
+                *("--pay-after-s", f"0.2:{play.pay_after_max_s}", "--pay-at-cashier", "--fault", *faults),
             ),
         )
         self.channel_url = json.loads(await self._simulator.start(ready='"url"'))["url"]
@@ -160,7 +160,8 @@ class Stage:
             python(
                 "examples.shop",
                 *("--gateway", self.gateway_url, "--ledger", self.directory / "shop.sqlite", "--port", shop_port),
-                *("--ask-after-s", SHOP_ASKS_AFTER_S, "--return-to", f"{self.shop_url}/orders", *self._customers()),
+                *("--ask-after-s", SHOP_ASKS_AFTER_S, "--return-to", f"{self.shop_url}/orders"),
+                *("--scan-at", f"{self.channel_url}/cashier", *self._customers()),
             ),
             {"HOLDFAST_API_KEY": keys["api_key"], "HOLDFAST_WEBHOOK_SECRET": keys["webhook_secret"]},
         )

@@ -43,6 +43,7 @@ def _arguments() -> argparse.ArgumentParser:
     serve.add_argument("--time-scale", type=float, default=1.0, help="0.01: 15 s between retries become 0.15 s")
     serve.add_argument("--pay-rate", type=float, default=Payers().rate)
     serve.add_argument("--pay-after-s", default="0.2:3.0", metavar="MIN:MAX")
+    serve.add_argument("--pay-at-cashier", action="store_true", help="payers pay once the cashier's page was opened")
     serve.add_argument("--error-rate", type=float, default=0.0, help="500s, half of them after it was executed")
     serve.add_argument("--fault", nargs="+", default=[], metavar="[CHANNEL.]NAME=SHARE", help="of one platform or all")
     faults = verbs.add_parser("faults", help="show the faults of a running simulator, or change them")
@@ -60,7 +61,12 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> Settings:
     after_min, _, after_max = options.pay_after_s.partition(":")
-    payers = {"rate": options.pay_rate, "after_min_s": float(after_min), "after_max_s": float(after_max or after_min)}
+    payers = {
+        "rate": options.pay_rate,
+        "after_min_s": float(after_min),
+        "after_max_s": float(after_max or after_min),
+        "at_cashier": options.pay_at_cashier,
+    }
     return Settings(
         folder=options.dir.resolve(),
         seed=options.seed,

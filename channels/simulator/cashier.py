@@ -50,7 +50,10 @@ class Cashier:
 
     async def _show(self, incoming: Incoming) -> web.Response:
         trade = self._trade(incoming)
-        return _page("Pay", _checkout(trade)) if trade else _page("Nothing to pay", _NOTHING, status=404)
+        if trade is None:
+            return _page("Nothing to pay", _NOTHING, status=404)
+        self._simulator.opened_at_cashier(trade)
+        return _page("Pay", _checkout(trade))
 
     async def _pay(self, incoming: Incoming) -> web.Response:
         trade = self._trade(incoming)

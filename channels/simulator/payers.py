@@ -1,4 +1,4 @@
-"""The people who pay: whether somebody pays a trade, and how long after the code was shown. Pure, from the seed."""
+"""The people who pay: whether somebody pays a trade, and how long after they could. Pure, from the seed."""
 
 import msgspec
 
@@ -6,11 +6,14 @@ from channels.simulator.faults import Seconds, Share, draw
 
 
 class Payers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A payer turns up with probability `rate` and pays between `after_min_s` and `after_max_s`."""
+    """A payer turns up with probability `rate` and pays between `after_min_s` and `after_max_s` after the platform gave
+    out a way to pay; `at_cashier`: after somebody opened the cashier's page. Then a code that reached nobody, because
+    the merchant died with it in his hands, is not paid."""
 
     rate: Share = 0.95
     after_min_s: Seconds = 0.2
     after_max_s: Seconds = 3.0
+    at_cashier: bool = False
 
 
 def pays_after_s(payers: Payers, seed: int, subject: str) -> float | None:

@@ -201,7 +201,13 @@ class Simulator:
             return
         if done.code:
             self.trades.show(trade, done.code)
-        self._expect_payer(trade)
+        if not self.payers.at_cashier:
+            self._expect_payer(trade)
+
+    def opened_at_cashier(self, trade: Trade) -> None:
+        """Somebody looks at the page on which it is paid."""
+        if self.payers.at_cashier:
+            self._expect_payer(trade)
 
     def _expect_payer(self, trade: Trade) -> None:
         after_s = pays_after_s(self.payers, self._settings.seed, trade.subject)
@@ -245,7 +251,7 @@ class Simulator:
         self._later((*trade.key, refund_no), self._settings.refund_after_s, trade, trade.refunds[refund_no])
 
     def _resume(self, trade: Trade) -> None:
-        if trade.state in (TradeState.OFFERED, TradeState.WAITING):
+        if trade.state in (TradeState.OFFERED, TradeState.WAITING) and not self.payers.at_cashier:
             self._expect_payer(trade)
         told = trade.notified | trade.dropped
         if trade.paid is not None and "" not in told:

@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import RawTestServer, TestServer
+from yarl import URL
 
 from bench.ledgers import ShopOrder, read_shop_ledger
 from examples.shop import bookkeeping, browser, checkout
@@ -343,7 +344,12 @@ async def test_a_page_that_fails_is_loaded_again_and_one_that_says_no_is_not(mon
     assert len(cashier.asked) == browser.TRIES_MAX
 
 
-async def test_a_code_is_scanned_with_a_telephone_and_opens_nothing() -> None:
+async def test_a_code_is_taken_where_telephones_take_what_they_scan() -> None:
+    cashier, code = Cashier([]), "weixin://wxpay/bizpayurl?pr=a&b=c"
+    async with RawTestServer(cashier.serve) as server, Browser(str(server.make_url("/cashier"))) as customer:
+        assert await customer.open("qr", code)
+    ((method, path, _),) = cashier.asked
+    assert (method, URL(path, encoded=True).query) == ("GET", {"code": code})
     async with Browser() as customer:
-        assert await customer.open("qr", "http://127.0.0.1:1/never")
+        assert await customer.open("qr", code)
         assert await customer.open("params", {"package": "prepay_id=x"})

@@ -49,6 +49,7 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="CHANNEL.METHOD[:WEIGHT],...",
         help="the ways customers pay, and how many choose each: wechatpay.native:2,alipay.page",
     )
+    parser.add_argument("--scan-at", default="", help="where customers take codes they scan: a simulator's /cashier")
     parser.add_argument("--return-to", default="", help="where the cashier sends customers back to: http://.../orders")
     parser.add_argument("--ask-after-s", type=float, default=10.0, help="ask about an order silent for this long")
     return parser
@@ -68,7 +69,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     retry = Retry(deadline_s=30.0, first_pause_s=0.2, pause_max_s=2.0)
     async with (
         Holdfast(arguments.gateway, os.environ["HOLDFAST_API_KEY"], retry=retry) as holdfast,
-        Browser() as browser,
+        Browser(arguments.scan_at) as browser,
     ):
         checkout = Checkout(holdfast, ledger, browser.receive, arguments.return_to)
         runner = web.AppRunner(

@@ -1,11 +1,13 @@
-"""A simulated customer's browser: it opens what the channel gave, submits its form, and comes to the cashier's page.
+"""A simulated customer: opens what the channel gave, submits its form, scans its code, and comes to the cashier's page.
 
-No part of a shop to be copied: there the customer brings their own. It presses nothing: whether somebody pays, and
-when, is the channel simulator's affair. Codes are scanned with a telephone and open nothing here.
+No part of a shop to be copied: there the customer brings browser and telephone. It presses nothing: whether somebody
+pays, and when, is the channel simulator's affair.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,9 +26,13 @@ log = logging.getLogger("customer")
 
 
 class Browser:
-    """All browsers of all customers: `async with Browser() as browser:`."""
+    """All browsers of all customers: `async with Browser() as browser:`.
 
-    def __init__(self) -> None:
+    `scan_at` is where a telephone takes the codes that it scans: the simulator's `/cashier`. Empty: it scans none.
+    """
+
+    def __init__(self, scan_at: str = "") -> None:
+        self._scan_at = scan_at
         self._session: aiohttp.ClientSession | None = None
         self._opening: set[asyncio.Task[bool]] = set()
 
@@ -53,12 +59,13 @@ class Browser:
 
         Args:
             kind: the credential's type.
-            value: an address, or a form's `action`, `charset` and `fields`.
+            value: an address, a form's `action`, `charset` and `fields`, or a code's content.
         """
-        if kind not in ("url", "form"):
+        load = self._loading(kind, value)
+        if load is None:
             return True
         for _ in range(TRIES_MAX):
-            status = await (self._get(value) if kind == "url" else self._submit(value))
+            status = await load()
             if 200 <= status < 300:
                 return True
             if 400 <= status < 500 and status != TOO_MANY:
@@ -67,9 +74,15 @@ class Browser:
         log.warning("the page for a %s did not come: %s", kind, status)
         return False
 
-    async def _get(self, address: str) -> int:
-        # encoded: an address that was signed goes out as it is
-        return await self._load("GET", URL(address, encoded=True))
+    def _loading(self, kind: str, value: Any) -> Callable[[], Awaitable[int]] | None:
+        match kind:
+            case "url":  # encoded: an address that was signed goes out as it is
+                return partial(self._load, "GET", URL(value, encoded=True))
+            case "form":
+                return partial(self._submit, value)
+            case "qr" if self._scan_at:
+                return partial(self._load, "GET", URL(self._scan_at).with_query(code=value))
+        return None
 
     async def _submit(self, form: dict[str, Any]) -> int:
         body = urlencode(form["fields"], encoding=form["charset"]).encode()

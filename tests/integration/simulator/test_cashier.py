@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from channels.contract import Paid
+from channels.contract import NotPaid, Paid
+from channels.simulator.payers import Payers
 from tests.integration.simulator.wechat_accounts import mchid_of
 from tests.integration.simulator.wire import simulator
 
@@ -42,6 +43,18 @@ async def test_paying_twice_pays_once(folder, channel, browser):
         first = await wire.query("TRADE0001")
         await browser.post(page)
         assert await wire.query("TRADE0001") == first
+
+
+async def test_payers_who_pay_at_the_cashier_leave_alone_what_nobody_opened(folder, channel, browser):
+    """As in life: a code that its merchant lost before he showed it to anybody is never paid."""
+    at_once = Payers(rate=1.0, after_min_s=0.0, after_max_s=0.0, at_cashier=True)
+    async with simulator(folder, channel, payers=at_once) as wire:
+        await wire.pay("TRADE0001")
+        shown = await wire.pay("TRADE0002")
+        page = await browser.get(f"{wire.url}/cashier", params={"code": shown.credential.value})
+        assert page.status == 200
+        await wire.until_paid("TRADE0002")
+        assert isinstance(await wire.query("TRADE0001"), NotPaid)
 
 
 async def test_what_a_merchant_writes_is_shown_and_not_executed(folder, channel, browser):
