@@ -53,6 +53,7 @@ async def test_payers_who_pay_at_the_cashier_leave_alone_what_nobody_opened(fold
         shown = await wire.pay("TRADE0002")
         page = await browser.get(f"{wire.url}/cashier", params={"code": shown.credential.value})
         assert page.status == 200
+        assert "<svg" not in await page.text(), "they have scanned it"
         await wire.until_paid("TRADE0002")
         assert isinstance(await wire.query("TRADE0001"), NotPaid)
 
