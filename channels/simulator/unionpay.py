@@ -69,7 +69,7 @@ from channels.simulator.unionpay_statements import (
 NAME: Final = "unionpay"
 TXN_TIME_WINDOW_S: Final = 900  # how far a txnTime may be from now
 EXPIRE_AFTER_S: Final = 900  # without a payTimeout
-UNSETTLED_QUERIES: Final = 2  # of a payment that is `pending` or `moved`
+UNSETTLED_QUERIES: Final = 2  # of a payment that is `pending` or `moved`, or a barcode that the bank was still at
 FRONT_METHODS: Final = ("web", "wap")
 
 VARIANTS: Final = ("tamper", "forged", "wrong_name", "expired", "unsigned", "downgrade", "lf")
@@ -171,12 +171,12 @@ class UnionpayPlatform:
         return msgspec.structs.replace(page, entries=(made,))
 
     def _scanned(self, said: Said, made: Opened, trades: Trades, moment: Moment) -> Done:
-        """The payer's code is paid at once, declined, or under way."""
-        code, trade = made.details["scanned"], Trade(made, TradeState.WAITING)
-        if code in UNDER_WAY:
-            return answered(said, code, {}, (made,), shown=made.out_trade_no)
-        paid = self.pays(trade, trades, moment, None)
-        return answered(said, code, {}, (made, *paid))
+        """The payer's code is paid or declined at once; whether the merchant is told so is another thing."""
+        trade = Trade(made, TradeState.WAITING)
+        ended: tuple[AnyEntry, ...] = (Closed(at=moment.now, **about(trade)),)
+        if not made.details["declined"]:
+            ended = self.pays(trade, trades, moment, None)
+        return answered(said, made.details["scanned"], {}, (made, *ended))
 
     def _opened(self, trades: Trades, call: Call, asked: Sale, faults: UnionpayFaults, moment: Moment) -> Opened:
         said, ordinal = asked.said, trades.next_ordinal(NAME, call.merchant, call.description)
@@ -207,7 +207,7 @@ class UnionpayPlatform:
         )
 
     def _luck(self, subject: str, faults: UnionpayFaults) -> dict[str, str]:
-        """What the bank says to a barcode: `declined` in the end, `scanned` at once."""
+        """What the bank says to a barcode: `declined`, and what the merchant hears at once: `scanned`."""
         declined = draw(self._seed, "barcode_declined", subject) < faults.barcode_declined
         if draw(self._seed, "barcode_pending", subject) < faults.barcode_pending:
             code = UNDER_WAY[int(draw(self._seed, "barcode_code", subject) * 3)]
@@ -246,6 +246,8 @@ class UnionpayPlatform:
     def _original_code(self, trade: Trade, call: Call, faults: UnionpayFaults, moment: Moment) -> str:
         """What became of a trade, as a query tells it."""
         paid, subject, seed = trade.paid, trade.subject, self._seed
+        if trade.made.details.get("scanned") in UNDER_WAY and call.count <= UNSETTLED_QUERIES:
+            return trade.made.details["scanned"]
         if paid is None:
             if trade.state is TradeState.CLOSED:
                 return "64"
@@ -263,10 +265,8 @@ class UnionpayPlatform:
     # --- what happens by itself
 
     def pays(self, trade: Trade, trades: Trades, moment: Moment, order: PayOrder | None) -> tuple[AnyEntry, ...]:
-        """The payer pays, or his bank declines his barcode. After the payTimeout it is given back by itself."""
+        """The payer pays. After the payTimeout it is given back by itself."""
         made, stated = trade.made, order.stated if order else {}
-        if made.details.get("declined"):
-            return (Closed(at=moment.now, **about(trade)),)
         late, count = moment.now >= made.expires_at_s, trades.transactions() + 1
         merchant = stated.get("merId", made.merchant)
         paid = Paid(

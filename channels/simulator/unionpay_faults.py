@@ -14,7 +14,8 @@ class UnionpayFaults(Faults, frozen=True, forbid_unknown_fields=True):
     Of requests: `answer_forged`, ... `answer_tamper`: executed, and answered with a lie under such a signature.
 
     Of payments: `pending` and `moved`: the first two queries after it say 03, 04, 05 or 42, 74, 75; `defect` it is A6
-    instead of 00. Of barcodes: `barcode_pending` the answer is 03, 04 or 05; `barcode_declined` the bank says no.
+    instead of 00. Of barcodes: `barcode_pending` the answer and the first two queries say 03, 04 or 05;
+    `barcode_declined` the bank says no.
 
     Of refunds and voids: `refund_pending` taken, but answered 03, 04 or 05; `refund_failed` what it comes to;
     `void_late` the settlement day is over.

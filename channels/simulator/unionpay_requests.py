@@ -20,13 +20,12 @@ FILES: Final = "/"
 CHARSETS: Final = {"utf-8": "utf-8", "gbk": "gbk"}
 CNY: Final = "156"
 
-# path, txnType, txnSubType, bizType, channelType -> how the payer meets it
+# path, txnType, txnSubType, bizType -> how the payer meets it; at a page, channelType says where
 _PRODUCTS: Final = {
-    (FRONT, "01", "01", "000201", "07"): "web",
-    (FRONT, "01", "01", "000201", "08"): "wap",
-    (APP, "01", "01", "000201", "08"): "app",
-    (BACK, "01", "07", "000000", "08"): "qr",
-    (BACK, "01", "06", "000000", "08"): "barcode",
+    (FRONT, "01", "01", "000201"): "web",
+    (APP, "01", "01", "000201"): "app",
+    (BACK, "01", "07", "000000"): "qr",
+    (BACK, "01", "06", "000000"): "barcode",
 }
 _NEEDED: Final = {
     "sale": ("orderId", "txnTime", "txnAmt", "currencyCode", "backUrl", "channelType"),
@@ -47,6 +46,7 @@ _SHAPES: Final = {
     "backUrl": re.compile(r"https?://[!-~]{1,248}", re.ASCII),
     "frontUrl": re.compile(r"https?://[!-~]{1,248}", re.ASCII),
     "accessType": re.compile("0"),
+    "channelType": re.compile("0[78]"),
 }
 
 
@@ -144,9 +144,9 @@ def read_asked(path: str, said: Said) -> Sale | Query | Return | Download:
         No: a field is missing (13), of a wrong form (10), or there is no such business (43).
     """
     kind = (said["txnType"], said["txnSubType"])
-    method = _PRODUCTS.get((path, *kind, said["bizType"], said["channelType"]))
+    method = _PRODUCTS.get((path, *kind, said["bizType"]))
     if method is not None:
-        return _sale(said, method)
+        return _sale(said, "wap" if method == "web" and said["channelType"] == "08" else method)
     if path in (QUERY, BACK) and kind == ("00", "00"):
         _check(said, "query")
         return Query(said, said["orderId"], said["txnTime"])

@@ -39,6 +39,10 @@ from channels.contract import (
     Unknown,
 )
 from channels.errors import NotificationRejected
+from channels.simulator import unionpay_requests as requests
+from channels.simulator.platform import Incoming
+from channels.simulator.unionpay_keys import Merchant, PlatformKeys, Signer
+from channels.simulator.unionpay_requests import Download, No, Query, Return, Sale
 from channels.unionpay import Credentials, UnionPay
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -341,3 +345,50 @@ def test_the_peers_notification_with_anything_changed_is_refused():
     for name, value in fields.items():
         for changed in ({**fields, name: value + "0"}, {**fields, name: ""}, {**fields, f"{name}2": value}):
             assert rejection(peer(), urlencode(changed).encode(), PEER_CLOCK_S) is RejectReason.BAD_SIGNATURE
+
+
+# --- the simulator
+
+
+def platform() -> PlatformKeys:
+    """A simulated UnionPay whose merchants are those of the vectors."""
+    peer_key = signing.load_certificate(PEER["keys"]["up_mch_cert.pem"].encode(), "vector").public_key
+    real_key = signing.load_certificate(REAL["merchant_cert_pem"].encode(), "vector").public_key
+    merchants = {PEER["merId"]: Merchant(PEER["merId"], PEER["certId"], peer_key)}
+    merchants[REAL_MER_ID] = Merchant(REAL_MER_ID, REAL["merchant_certId_decimal"], real_key)
+    signer = Signer(OWN_KEY, "")
+    return PlatformKeys(signers=(signer, signer), impostors={}, merchants=merchants)
+
+
+def recorded_requests() -> dict[str, tuple[bytes, str, type, str]]:
+    """Each request's body, the path it went to, what it asks, and about which number."""
+    kinds = {"00": Query, "04": Return, "31": Return, "76": Download}
+    found = {}
+    for number, exchange in enumerate(PEER["exchanges"]):
+        fields = PEER["checks"][number]["params"]
+        path = "/" if fields["txnType"] == "76" else exchange["request_line"].split(" ")[1]
+        asked = (kinds.get(fields["txnType"], Sale), fields.get("orderId", ""))
+        found[f"peer {number}"] = (
+            base64.b64decode(exchange["request_raw_b64"]).partition(b"\r\n\r\n")[2],
+            path,
+            *asked,
+        )
+    for number, request in enumerate(REAL["requests"]):
+        fields = request["fields"]
+        path = {"01": requests.FRONT, "00": requests.QUERY}.get(fields["txnType"], requests.BACK)
+        asked = (kinds.get(fields["txnType"], Sale), fields["orderId"])
+        found[f"real {number}"] = (request["form_body"].encode(), path, *asked)
+    return found
+
+
+@pytest.mark.parametrize("name", recorded_requests())
+def test_the_simulator_believes_the_recorded_requests_byte_for_byte(name):
+    body, path, kind, number = recorded_requests()[name]
+    said = requests.read_said(Incoming("POST", path, {}, body))
+    assert requests.authenticate(platform(), said).merchant_id == said["merId"]
+    asked = requests.read_asked(path, said)
+    assert isinstance(asked, kind)
+    assert getattr(asked, "number", "") == number
+    forged = requests.read_said(Incoming("POST", path, {}, body + b"&added=x"))
+    with pytest.raises(No, match="11"):
+        requests.authenticate(platform(), forged)
