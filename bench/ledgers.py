@@ -108,7 +108,8 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DROPPED, NOTIFIED = "notification_dropped", "notified"
-OF_PAYMENTS = frozenset({"paid", DROPPED, NOTIFIED})
+OF_PAYMENTS = ("paid", DROPPED, NOTIFIED)
+_MARKS = [f'"{kind}"'.encode() for kind in OF_PAYMENTS]  # in every line of theirs, and in few others
 
 _decode_entry = msgspec.json.Decoder(_Entry).decode
 
@@ -121,7 +122,8 @@ def read_channel_ledger(path: Path, merchants: Mapping[str, str]) -> list[Channe
 
     A last line without its end was never synced, so nobody was told of it.
     """
-    entries = map(_decode_entry, path.read_bytes().split(b"\n")[:-1])
+    lines = path.read_bytes().split(b"\n")[:-1]
+    entries = (_decode_entry(line) for line in lines if any(mark in line for mark in _MARKS))
     ours = [e for e in entries if e.kind in OF_PAYMENTS and merchants.get(e.channel) == e.merchant]
     # A topic names a refund: that was to be told, not the payment.
     told = {(each.kind, each.channel, each.out_trade_no) for each in ours if not each.topic}
