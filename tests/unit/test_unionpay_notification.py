@@ -193,6 +193,17 @@ def test_every_field_is_under_the_signature(name):
         assert rejection(urlencode({**fields, **changed}).encode()) is RejectReason.BAD_SIGNATURE
 
 
+@pytest.mark.parametrize("swallowed", ["currencyCode", "merId", "orderId", "respCode", "txnAmt", "txnType"])
+def test_a_signed_text_cut_into_other_fields_is_refused(swallowed):
+    """The values are signed as they are, so a field can hide in the value of the one before it."""
+    fields = signed(NOTICE)
+    names = sorted(name for name in fields if fields[name] and name != "signature")
+    before = names[names.index(swallowed) - 1]
+    merged = {**fields, before: f"{fields[before]}&{swallowed}={fields[swallowed]}"}
+    del merged[swallowed]
+    assert rejection(urlencode(merged).encode()) in (RejectReason.MALFORMED, RejectReason.BAD_SIGNATURE)
+
+
 def test_every_downgrade_is_refused():
     for changed in ({"version": "5.0.0"}, {"version": ""}, {"signMethod": "11"}, {"signMethod": "12"}):
         assert rejection(notice({**NOTICE, **changed})) is RejectReason.BAD_SIGNATURE
