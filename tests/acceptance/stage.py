@@ -182,7 +182,8 @@ class Stage:
 
     `channels` are installed, at one simulator. `channel` holds its options (`{"pay-rate": 1}`), `faults` its faults,
     of all platforms or of one (`{"drop": 0.2, "alipay.gbk": 1}`). `overrides` replace values of CONFIG:
-    `{"sweep": {"every_s": 60}}`.
+    `{"sweep": {"every_s": 60}}`. `at_cashier`: payers pay what the shop's customers scan or open, and no code that was
+    lost on its way to them; without it they pay whatever the channel handed out.
     """
 
     def __init__(
@@ -193,6 +194,7 @@ class Stage:
         channel: Mapping[str, object] = {},
         faults: Mapping[str, float] = {},
         overrides: Mapping[str, Mapping[str, object]] = {},
+        at_cashier: bool = False,
     ) -> None:
         self.directory = directory
         self.postgres = Postgres(directory, die_with_parent=True)
@@ -207,6 +209,7 @@ class Stage:
         self._channel_options = channel
         self._faults = faults
         self._overrides = overrides
+        self._at_cashier = at_cashier
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Stage":
@@ -227,8 +230,9 @@ class Stage:
         self.session = await self._stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
         )
-        self.browser = await self._stack.enter_async_context(Browser())
         await self._start_channel()
+        scan_at = f"{self.channel_url}/cashier" if self._at_cashier else ""
+        self.browser = await self._stack.enter_async_context(Browser(scan_at))
         port, door = free_port(_ports), free_port(_ports)
         self._write_config(f"http://127.0.0.1:{port}")
         self.gateways.append(self._gateway("gateway", port))
@@ -265,7 +269,7 @@ class Stage:
         self.accounts = (await asyncio.to_thread(make_credentials, folder, [MERCHANT], self._channels))[MERCHANT]
         options = {"pay-rate": 0, "pay-after-s": "0:0", "time-scale": CHANNEL_TIME_SCALE, **self._channel_options}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        words += ["--channels", *self._channels]
+        words += ["--channels", *self._channels, *(["--pay-at-cashier"] if self._at_cashier else [])]
         if self._faults:
             words += ["--fault", *(f"{name}={share}" for name, share in self._faults.items())]
         simulator = Child(
