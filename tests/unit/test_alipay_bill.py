@@ -1,6 +1,7 @@
 """Alipay's daily list: fetched from where Alipay says, unzipped within bounds, read exactly or not at all."""
 
 import io
+import tracemalloc
 import zipfile
 
 import pytest
@@ -170,6 +171,11 @@ def test_a_bomb_is_given_up_whatever_size_it_claims_to_have():
     assert len(bomb) < 10_000
     assert alipay_bill.detail(bomb, bytes_max=2_999_999) is None
     assert alipay_bill.detail(bomb, bytes_max=3_000_000) is not None
+    tracemalloc.start()
+    assert alipay_bill.detail(bomb, bytes_max=1000) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000  # it was not unpacked to see how large it is
     claimed = bomb.replace((3_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     assert claimed != bomb
     assert alipay_bill.detail(claimed, bytes_max=1000) is None or len(alipay_bill.detail(claimed, bytes_max=1000)) <= 10
