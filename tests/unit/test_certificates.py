@@ -82,6 +82,7 @@ def test_the_dates_are_those_the_whole_chain_has_in_common():
         certificate("stranger", "stranger", common_name=OWNER),  # signed by itself
         certificate("stranger", "middle", common_name=OWNER, issued_by="stranger"),  # in the authority's name
         certificate("stranger", "merchant", common_name=OWNER),  # issued by one who may not issue
+        certificate("stranger", "elsewhere", common_name=OWNER, issued_by="middle"),  # in a name that is no authority's
     ],
 )
 def test_a_certificate_that_no_authority_has_issued_is_not_trusted(forged):
