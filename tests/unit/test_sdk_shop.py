@@ -25,7 +25,8 @@ from examples.shop.counter import Counter
 from examples.shop.customers import Customers, parse_mix
 from examples.shop.ledger import SCHEMA, Ledger
 from examples.shop.purchases import Purchase, Way
-from holdfast_client import Credential, Event, Holdfast, Order, OrderState, PayResult, sign_webhook
+from holdfast_client import Credential, Event, Holdfast, Order, OrderState, PayResult, Problem, sign_webhook
+from holdfast_client.errors import ProblemDocument
 from holdfast_client.schema import AttemptState, EventData, Payment
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -146,10 +147,11 @@ def test_how_things_stand_is_counted_by_channel(connection: sqlite3.Connection) 
 
 
 class Gateway:
-    """Answers a pay without a credential as often as told."""
+    """Answers a pay without a credential, or with a problem of this code, as often as told."""
 
-    def __init__(self, unknown: int, state: OrderState = OrderState.PAYING) -> None:
+    def __init__(self, unknown: int, state: OrderState = OrderState.PAYING, code: str = "") -> None:
         self.unknown = unknown
+        self.code = code
         self.paid = 0
         self.state = state
 
@@ -160,17 +162,29 @@ class Gateway:
         assert (channel, method, params) == ("alipay", "page", None)
         self.paid += 1
         known = self.paid > self.unknown
+        if self.code and not known:
+            raise Problem(422, ProblemDocument(code=self.code))
         credential = Credential(type="url", value="http://x/") if known else None
         payment = Payment("0" * 28, AttemptState.PENDING if known else AttemptState.UNKNOWN, credential)
         return PayResult(payment if self.state is OrderState.PAYING else None, order(self.state, 1 + self.paid))
 
 
-@pytest.mark.parametrize(("unknown", "asked", "handed_over"), [(0, 1, 1), (2, 3, 1), (9, 3, 0)])
-async def test_a_customer_waits_while_the_channel_s_answer_is_unknown_but_not_for_ever(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, unknown: int, asked: int, handed_over: int
+@pytest.mark.parametrize(
+    ("unknown", "code", "asked", "handed_over"),
+    [
+        (0, "", 1, 1),
+        (2, "", 3, 1),
+        (9, "", 3, 0),
+        (2, "payment_refused", 3, 1),
+        (9, "payment_refused", 3, 0),
+        (1, "channel_unavailable", 1, 0),
+    ],
+)
+async def test_a_customer_tries_again_while_the_answer_is_unknown_or_a_refusal_but_not_for_ever(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, unknown: int, code: str, asked: int, handed_over: int
 ) -> None:
     monkeypatch.setattr(checkout, "PAY_AGAIN_AFTER_S", 0.0)
-    gateway, received = Gateway(unknown), []
+    gateway, received = Gateway(unknown, code=code), []
     await ledger.do(lambda connection: bookkeeping.remember(connection, WANTED, 1.0, 10.0))
     await Checkout(cast(Holdfast, gateway), ledger, received.append).check_out(WANTED)
     assert (gateway.paid, len(received)) == (asked, handed_over)

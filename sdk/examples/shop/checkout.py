@@ -12,10 +12,11 @@ import msgspec
 from examples.shop import bookkeeping
 from examples.shop.ledger import Ledger
 from examples.shop.purchases import Purchase, Way
-from holdfast_client import Credential, Holdfast, HoldfastError, Order
+from holdfast_client import Credential, Holdfast, HoldfastError, Order, Problem
 
 PAY_TRIES_MAX = 3
 PAY_AGAIN_AFTER_S = 1.0  # a customer is waiting
+PAYMENT_REFUSED = "payment_refused"
 
 log = logging.getLogger("shop")
 
@@ -38,7 +39,7 @@ class Checkout(msgspec.Struct, frozen=True):
         try:
             order = await self._create(wanted)
             for tries in range(1, PAY_TRIES_MAX + 1):
-                if await self.pay(order, wanted.pays_with) or tries == PAY_TRIES_MAX:
+                if await self._served(order, wanted.pays_with) or tries == PAY_TRIES_MAX:
                     return
                 await asyncio.sleep(PAY_AGAIN_AFTER_S)
         except HoldfastError as error:
@@ -59,6 +60,15 @@ class Checkout(msgspec.Struct, frozen=True):
         if credential is not None:
             self.hand_over(credential)
         return credential is not None or result.payment is None
+
+    async def _served(self, order: Order, way: Way) -> bool:
+        try:
+            return await self.pay(order, way)
+        except Problem as refused:
+            if refused.code != PAYMENT_REFUSED:
+                raise
+            log.warning("%s: %s", order.out_order_no, refused)
+            return False  # nobody can pay with what was refused, and to pay again is a new attempt
 
     async def _create(self, wanted: Purchase) -> Order:
         optional: dict[str, Any] = {} if wanted.buyer is None else {"buyer": wanted.buyer}
