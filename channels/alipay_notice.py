@@ -33,11 +33,12 @@ class Notice(msgspec.Struct, frozen=True):
     trans_currency: str = ""
 
 
+_UNSIGNED: Final = (b"sign", b"sign_type")  # signed with the second, no message of its sandbox would verify
 _NAMES: Final = tuple(name.encode() for name in Notice.__struct_fields__)
 
 
-def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> dict[bytes, bytes]:
-    """The fields of a form that Alipay signed, without its signature.
+def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> Mapping[bytes, bytes]:
+    """The fields of a form that Alipay signed.
 
     They stay bytes: the signature is over them in whatever charset the form names, and nothing that is read needs it.
 
@@ -45,22 +46,21 @@ def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> dict[bytes, bytes]:
         NotificationRejected: not a form, or not signed by one of these keys.
     """
     try:
-        fields = forms.decode_bytes(body)
+        form = forms.read(body)
     except forms.FormError as error:
         raise NotificationRejected(RejectReason.MALFORMED, str(error)) from error
-    # Both are left out of what is signed: with sign_type, no message of its sandbox verifies.
-    signature, kind = fields.pop(b"sign", b"").decode("ascii", "replace"), fields.pop(b"sign_type", b"")
-    if kind != b"RSA2" or not signature:
+    signature = form.fields.get(b"sign", b"").decode("ascii", "replace")
+    if form.fields.get(b"sign_type") != b"RSA2" or not signature:
         raise NotificationRejected(RejectReason.BAD_SIGNATURE, "no sign, or sign_type is not RSA2")
-    message = _string(fields)
+    message = form.string(_UNSIGNED, empties=True)
     if not _signed_by(keys, message, signature):
         # Its SDKs sign empty values, its docs leave them out.
-        short = _string({name: value for name, value in fields.items() if value})
+        short = form.string(_UNSIGNED)
         if short == message or not _signed_by(keys, short, signature):
             raise NotificationRejected(RejectReason.BAD_SIGNATURE, "does not verify with Alipay's key")
-    if forms.holds_other_fields(fields):  # a subject may hold an `&`: what we send does not
+    if form.holds_other_fields():
         raise NotificationRejected(RejectReason.MALFORMED, "a field stands in another one")
-    return fields
+    return form.fields
 
 
 def read(fields: Mapping[bytes, bytes], now_s: int) -> Notified:
@@ -82,10 +82,6 @@ def read(fields: Mapping[bytes, bytes], now_s: int) -> Notified:
 
 def _signed_by(keys: Iterable[RSAPublicKey], message: bytes, signature: str) -> bool:
     return any(signing.verify(key, message, signature) for key in keys)
-
-
-def _string(fields: Mapping[bytes, bytes]) -> bytes:
-    return b"&".join([name + b"=" + fields[name] for name in sorted(fields)])
 
 
 def _notice(fields: Mapping[bytes, bytes]) -> Notice:

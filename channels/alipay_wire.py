@@ -176,7 +176,9 @@ _SHOWN: Final = str.maketrans("/=&,", "／＝＆，")
 
 def shown(text: str, chars_max: int) -> str:
     """A text for people, as Alipay takes it: signs that do harm by their full-width twins, control characters blank."""
-    clean = "".join([sign if sign.isprintable() else " " for sign in text[:chars_max]])
+    clean = text[:chars_max]
+    if not clean.isprintable():
+        clean = "".join([sign if sign.isprintable() else " " for sign in clean])
     return clean.translate(_SHOWN)
 
 

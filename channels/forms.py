@@ -2,18 +2,25 @@
 
 import re
 from binascii import a2b_qp
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote_plus
+
+import msgspec
 
 FIELDS_MAX: Final = 200  # a real notification has thirty
 
 _BEGINNING: Final = re.compile(rb"&[a-z]\w+=", re.ASCII)  # as the platforms name fields; `A&B=C` may be a subject
 
+_TWICE: Final = "a field is there twice"
+
 # A form is decoded at once, and taken apart afterwards: until then these two stand for its `&` and `=`.
 _AND, _IS = b"\x1e", b"\x1f"
 _AT_ONCE: Final = bytes.maketrans(b"+&=%", b" " + _AND + _IS + b"=")
+_SEPARATED: Final = bytes.maketrans(_AND + _IS, b"&=")
 _QUOTED: Final = tuple(quote_plus(bytes([byte])) for byte in range(256))
+# In this order: what another sign becomes must not be taken for that sign.
+_SIGNS: Final = tuple((sign, quote_plus(sign)) for sign in "%+ !\"#$&'()*,/:;<=>?@[\\]^`{|}")
 
 
 class FormError(ValueError):
@@ -22,49 +29,100 @@ class FormError(ValueError):
 
 def quoted(text: str, charset: str = "utf-8") -> str:
     """Percent-encoded, a blank as `+`: for a form, a query, or a form inside of a form."""
+    if text.isascii() and text.isprintable():
+        return _quoted_signs(text)
     return text.encode(charset).decode("latin-1").translate(_QUOTED)
 
 
 def encode(fields: Mapping[str, str], charset: str = "utf-8") -> bytes:
     """The form's bytes, names and values percent-encoded, in the order given."""
+    names, values = "".join(fields), "".join(fields.values())
+    if names.isascii() and names.isprintable() and values.isascii() and values.isprintable():
+        whole = _quoted_signs("\x1e".join([f"{name}\x1f{value}" for name, value in fields.items()]))
+        return whole.encode("ascii").translate(_SEPARATED)
     return "&".join([f"{quoted(k, charset)}={quoted(v, charset)}" for k, v in fields.items()]).encode("ascii")
 
 
-def decode_bytes(body: bytes) -> dict[bytes, bytes]:
-    """Names and values, decoded once, as bytes: whoever knows the charset makes text of them.
+def _quoted_signs(text: str) -> str:
+    for sign, quoted_sign in _SIGNS:  # there are fewer signs than a long text has letters
+        if sign in text:
+            text = text.replace(sign, quoted_sign)
+    return text
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A form, decoded once. `fields` are bytes: whoever knows the charset makes text of them."""
+
+    fields: Mapping[bytes, bytes]
+    _parts: list[bytes] | None  # the same, with `_IS` between name and value, where that byte is in neither
+    _suspect: bool  # there may be an `&` in one of them
+
+    def string(self, but: Sequence[bytes] = (), *, empties: bool = False) -> bytes:
+        """`name=value&name=value`, by the names' order: what platforms sign of a form.
+
+        Args:
+            but: fields that are left out.
+            empties: whether fields without a value are in it.
+        """
+        if self._parts is None or (not empties and b"" in self.fields.values()):
+            kept = [name for name, value in self.fields.items() if name not in but and (value or empties)]
+            return b"&".join([name + b"=" + self.fields[name] for name in sorted(kept)])
+        parts = sorted(self._parts)
+        for name in but:
+            if name in self.fields:
+                parts.remove(name + _IS + self.fields[name])
+        return b"&".join(parts).replace(_IS, b"=")
+
+    def holds_other_fields(self) -> bool:
+        """Whether a name or value holds what would begin another field: `&name=`.
+
+        Who signs `a=1&b=2` signs raw values, and that string can also be cut into one field: `a`, which is `1&b=2`. It
+        is no less signed then; only whoever refuses such fields knows what was said. Without an `&` inside, every field
+        is still one field.
+        """
+        if not self._suspect:
+            return False
+        return any(b"&" in name for name in self.fields) or any(map(_BEGINNING.search, self.fields.values()))
+
+
+def read(body: bytes) -> Form:
+    """Names and values.
 
     Raises:
         FormError: not percent-encoded, a name that is there twice, or more than FIELDS_MAX fields.
     """
-    separators, signs = body.count(b"&"), body.count(b"=")
+    separators = body.count(b"&")
     if separators >= FIELDS_MAX:
         raise FormError(f"more than {FIELDS_MAX} fields")
     whole = _unescaped(body)
     parts = whole.split(_AND)
-    if len(parts) == separators + 1 and whole.count(_IS) == signs:
-        pairs = [part.partition(_IS) for part in parts if part]
-    else:  # the bytes that stand for the separators are also a part of what is said
-        written = [part.partition(b"=") for part in body.split(b"&") if part]
-        pairs = [(_unescaped(name), sign, _unescaped(value.replace(b"=", b"%3D"))) for name, sign, value in written]
-        signs = 0
-    fields = {name: value for name, _, value in pairs}
+    if not len(parts) == separators + 1 == body.count(b"="):
+        return _read_slowly(body)
+    try:
+        fields = dict([part.split(_IS) for part in parts])
+    except ValueError:  # one part has no sign, another has two
+        return _read_slowly(body)
+    if len(fields) != len(parts):
+        raise FormError(_TWICE)
+    return Form(fields, parts, b"&" in whole)
+
+
+def _read_slowly(body: bytes) -> Form:
+    """A form with empty parts, with parts that hold no `=` or two, or with the bytes that stand for what separates."""
+    pairs = [part.partition(b"=") for part in body.split(b"&") if part]
+    fields = {_unescaped(name): _unescaped(value.replace(b"=", b"%3D")) for name, _, value in pairs}
     if len(fields) != len(pairs):
-        raise FormError("a field is there twice")
-    if signs > len(pairs):
-        fields = {name: value.replace(_IS, b"=") for name, value in fields.items()}
-    return fields
+        raise FormError(_TWICE)
+    return Form(fields, None, _suspect=True)
 
 
-def holds_other_fields(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a name or value holds what would begin another field: `&name=`.
+def decode_bytes(body: bytes) -> Mapping[bytes, bytes]:
+    """The fields.
 
-    Who signs `a=1&b=2` signs raw values, and that string can also be cut into one field: `a`, which is `1&b=2`. It is
-    no less signed then; only whoever refuses such fields knows what was said.
+    Raises:
+        FormError: as `read`.
     """
-    names = b"".join(fields)
-    if b"&" in names or b"=" in names:
-        return True
-    return b"&" in b"".join(fields.values()) and any(map(_BEGINNING.search, fields.values()))
+    return read(body).fields
 
 
 def decode(body: bytes, charset: str = "utf-8") -> dict[str, str]:

@@ -24,7 +24,7 @@ def plain(unix_s: int) -> str:
 
 def compact(unix_s: int) -> str:
     """As UnionPay writes it: `20261121100000`."""
-    return datetime.fromtimestamp(unix_s, CHINA).strftime("%Y%m%d%H%M%S")
+    return datetime.fromtimestamp(unix_s, CHINA).isoformat()[:19].replace("-", "").replace("T", "").replace(":", "")
 
 
 def of_rfc3339(text: str) -> int | None:

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from channels.errors import KeyMaterialError
 
+_PADDING, _DIGEST = PKCS1v15(), SHA256()
+
 KEY_BITS_MIN = 2048  # below it RSA is broken in practice
 KEY_BITS_MAX = 4096  # above it one signature costs milliseconds: a key that large is a mistake or an attack
 
@@ -109,7 +111,7 @@ def require_valid(certificate: Certificate, now_s: int, where: str) -> None:
 
 def sign(key: RSAPrivateKey, message: bytes) -> str:
     """The signature in base64."""
-    return b64encode(key.sign(message, PKCS1v15(), SHA256())).decode("ascii")
+    return b64encode(key.sign(message, _PADDING, _DIGEST)).decode("ascii")
 
 
 def verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
@@ -118,7 +120,7 @@ def verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
         raw = b64decode(signature)
         if b64encode(raw).decode("ascii") != signature:
             return False
-        key.verify(raw, message, PKCS1v15(), SHA256())
+        key.verify(raw, message, _PADDING, _DIGEST)
     except (InvalidSignature, binascii.Error, ValueError):  # ValueError: not ASCII
         return False
     return True

@@ -70,6 +70,9 @@ TRUSTED_MAX: Final = 16  # certificates remembered as valid; it has one, or two 
 TXN_TIME_WINDOW_S: Final = 300
 # What is left between a payTimeout and our belief that it has passed there: clocks differ, and answers lag behind.
 CLOSE_MARGIN_S: Final = 60
+# The same for a trade that still waits for its payer there: by the demos anything but success is final after the
+# payTimeout, but a payer at a bank's page may be late.
+UNDECIDED_MARGIN_S: Final = 600
 # How long a refund that UnionPay does not know may still be on its way to it, after the last moment we could send it.
 REFUND_LOST_AFTER_S: Final = 600
 # From the day's first second until its file must be there, if there is one: it is made for the next morning.
@@ -135,7 +138,9 @@ class UnionPay:
         answer = yield from self._find(attempt.out_trade_no, attempt.started_at_s, stamp)
         if isinstance(answer, Unknown):
             return answer
-        return wire.state_of(answer, attempt, over=stamp.now_s >= attempt.expires_at_s + CLOSE_MARGIN_S)
+        passed_s = stamp.now_s - attempt.expires_at_s
+        over, long_over = passed_s >= CLOSE_MARGIN_S, passed_s >= UNDECIDED_MARGIN_S
+        return wire.state_of(answer, attempt, over=over, long_over=long_over)
 
     def close(self, attempt: AttemptKey, stamp: Stamp) -> Flow[CloseOutcome]:
         """There is no way to close: a query says whether it is paid, or over by itself."""
@@ -226,17 +231,17 @@ class UnionPay:
             NotificationRejected: it is not believed, or of something that moves nothing (OTHER_EVENT).
         """
         try:
-            fields = forms.decode_bytes(body)
+            form = forms.read(body)
         except forms.FormError as error:
             raise NotificationRejected(RejectReason.MALFORMED, str(error)) from error
-        doubt = self._doubt(fields, now_s)
+        doubt = self._doubt(form.fields, wire.digest(form.string(wire.UNSIGNED)), now_s)
         if doubt is not None:
             raise NotificationRejected(doubt.reason, doubt.detail)
-        if forms.holds_other_fields(fields):
+        if form.holds_other_fields():
             raise NotificationRejected(RejectReason.MALFORMED, "a field stands in another one")
         try:
-            charset = wire.CHARSETS[fields[b"encoding"].lower()]
-            return wire.notified(wire.texts(fields, charset))
+            charset = wire.CHARSETS[form.fields[b"encoding"].lower()]
+            return wire.notified(wire.telling(form.fields, charset))
         except (KeyError, forms.FormError) as error:
             raise NotificationRejected(RejectReason.UNREADABLE, f"encoding: {error}") from error
 
@@ -324,7 +329,7 @@ class UnionPay:
             return Unknown(f"status {answer.status}")
         try:
             fields = wire.read_answer(answer.body)
-            doubt = self._doubt(fields, now_s)
+            doubt = self._doubt(fields, wire.signed_text(fields), now_s)
             if doubt is not None:
                 return Unknown(f"answer not believed: {doubt.reason}: {doubt.detail}")
             message = wire.texts(fields, wire.ENCODING)
@@ -376,9 +381,11 @@ class UnionPay:
         }
 
     def _signed(self, fields: Mapping[str, str]) -> dict[str, str]:
-        filled = {name: value for name, value in {**fields, "certId": self._credentials.cert_id}.items() if value}
-        text = wire.signed_text({name.encode(): value.encode() for name, value in filled.items()})
-        return {**filled, "signature": signing.sign(self._credentials.private_key, text)}
+        filled = {name: value for name, value in fields.items() if value}
+        filled["certId"] = self._credentials.cert_id
+        joined = "&".join([f"{name}={filled[name]}" for name in sorted(filled)])
+        filled["signature"] = signing.sign(self._credentials.private_key, wire.digest(joined.encode()))
+        return filled
 
     def _form(self, request: PaymentRequest) -> Credential:
         form = {
@@ -390,8 +397,8 @@ class UnionPay:
 
     # --- belief
 
-    def _doubt(self, fields: Mapping[bytes, bytes], now_s: int) -> _Doubt | None:
-        """Why these fields are not UnionPay's word, or None if they are."""
+    def _doubt(self, fields: Mapping[bytes, bytes], signed_text: bytes, now_s: int) -> _Doubt | None:
+        """Why these fields are not UnionPay's word, or None if they are. `signed_text` is made of them."""
         if (fields.get(b"version"), fields.get(b"signMethod")) != (b"5.1.0", b"01"):
             return _Doubt(RejectReason.BAD_SIGNATURE, "not of version 5.1.0 with signMethod 01")
         pem = fields.get(b"signPubKeyCert", b"")
@@ -401,7 +408,7 @@ class UnionPay:
         if not certificate.not_before_s <= now_s <= certificate.not_after_s:
             return _Doubt(RejectReason.BAD_SIGNATURE, "signPubKeyCert, or an authority above it, is out of date")
         signature = fields.get(b"signature", b"").decode("ascii", "replace")
-        if not signing.verify(certificate.public_key, wire.signed_text(fields), signature):
+        if not signing.verify(certificate.public_key, signed_text, signature):
             return _Doubt(RejectReason.BAD_SIGNATURE, f"does not verify with certificate {certificate.serial}")
         if pem not in self._trusted:  # only now: the certificate's text is under the signature, nobody can vary it
             recent = dict(list(self._trusted.items())[1 - TRUSTED_MAX :])

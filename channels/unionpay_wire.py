@@ -131,6 +131,7 @@ MEANINGS: Final = {
 PAID: Final = frozenset({"00", "A6"})  # the demos: A6 is a success, to be looked at by people
 UNDER_WAY: Final = frozenset({"03", "04", "05"})  # the demos: query again
 PAYING: Final = UNDER_WAY | {"70", "83"}
+WAITING: Final = frozenset({"05", "70"})  # for the payer; 03, 04 and 83 speak of a debit that may have taken place
 MONEY_MOVED: Final = frozenset({"42", "74", "75"})  # by their texts the payer was debited: never a failure
 
 # pay: codes by which the platform refuses the request itself. Not here, because they say nothing about the attempt or
@@ -263,15 +264,17 @@ RESERVED_CHARS_MAX: Final = 256  # it takes 1024 bytes
 
 def reserved(subject: str) -> str:
     """What is sold, as reqReserved: UnionPay gives it back in every notification and bill, for people to read."""
-    return "".join(
-        [" " if sign in _HARMFUL or not sign.isprintable() else sign for sign in subject[:RESERVED_CHARS_MAX]]
-    )
+    clean = subject[:RESERVED_CHARS_MAX]
+    if clean.isprintable() and _HARMFUL.isdisjoint(clean):
+        return clean
+    return "".join([" " if sign in _HARMFUL or not sign.isprintable() else sign for sign in clean])
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
 # A part of an answer: `{...}` and `[...]` are opaque, as in UnionPay's own parser, and an open one runs to the end.
 _PART = re.compile(rb"(?:[^&{\[]++|\{[^}]*+(?:\}|\Z)|\[[^\]]*+(?:\]|\Z))++")
+_OPEN = re.compile(rb"\[[^\]&]*+(?:&|\Z)|\{[^}&]*+(?:&|\Z)")  # one of those may have an `&` inside
 
 
 def read_answer(body: bytes) -> dict[bytes, bytes]:
@@ -280,7 +283,8 @@ def read_answer(body: bytes) -> dict[bytes, bytes]:
     Raises:
         FormError: a name that is there twice, or too many fields.
     """
-    parts = _PART.findall(body.rstrip(b"\r\n"))
+    body = body.rstrip(b"\r\n")
+    parts = _PART.findall(body) if _OPEN.search(body) else [part for part in body.split(b"&") if part]
     if len(parts) > forms.FIELDS_MAX:
         raise forms.FormError(f"more than {forms.FIELDS_MAX} fields")
     fields: dict[bytes, bytes] = {}
@@ -292,12 +296,19 @@ def read_answer(body: bytes) -> dict[bytes, bytes]:
     return fields
 
 
-def signed_text(fields: Mapping[bytes, bytes]) -> bytes:
-    """What is signed of a message: the SHA-256 of its fields in hex (RSA then takes the SHA-256 of that again).
+UNSIGNED: Final = (b"signature",)
 
-    All fields but the signature, without the empty ones, sorted by the bytes of their names, joined as they are.
-    """
-    joined = b"&".join([b"=".join(field) for field in sorted(fields.items()) if field[1] and field[0] != b"signature"])
+
+def signed_text(fields: Mapping[bytes, bytes]) -> bytes:
+    """What is signed of a message: all fields but the signature, without the empty ones, sorted by the bytes of their
+    names, joined as they are; and of that the digest."""
+    return digest(
+        b"&".join([b"=".join(field) for field in sorted(fields.items()) if field[1] and field[0] not in UNSIGNED])
+    )
+
+
+def digest(joined: bytes) -> bytes:
+    """The SHA-256 in hex (of which RSA then takes the SHA-256 again)."""
     return hashlib.sha256(joined).hexdigest().encode("ascii")
 
 
@@ -309,6 +320,28 @@ def texts(fields: Mapping[bytes, bytes], charset: str) -> dict[str, str]:
     """
     try:
         return {name.decode(): value.decode(charset) for name, value in fields.items() if value}
+    except UnicodeDecodeError as error:
+        raise forms.FormError(f"not {charset}") from error
+
+
+# What is read of a notification.
+_TELLING: Final = tuple(
+    (name.encode(), name)
+    for name in (
+        *("txnType", "respCode", "respMsg", "origRespCode", "merId", "orderId", "queryId", "txnAmt", "txnTime"),
+        *("traceTime", "currencyCode", "settleAmt", "settleCurrencyCode"),
+    )
+)
+
+
+def telling(fields: Mapping[bytes, bytes], charset: str) -> dict[str, str]:
+    """Those fields as text that are read of a notification, without the empty ones.
+
+    Raises:
+        FormError: as `texts`.
+    """
+    try:
+        return {text: fields[name].decode(charset) for name, text in _TELLING if fields.get(name)}
     except UnicodeDecodeError as error:
         raise forms.FormError(f"not {charset}") from error
 
@@ -334,10 +367,11 @@ def submitted(answer: Message, attempt: AttemptKey) -> PayOutcome:
     return Refused(code, meaning(answer)) if refused else Unknown(meaning(answer))
 
 
-def state_of(answer: Message, attempt: AttemptKey, *, over: bool) -> QueryOutcome:
-    """What the answer to a query says of a sale. `over`: its payTimeout has passed, a margin included.
+def state_of(answer: Message, attempt: AttemptKey, *, over: bool, long_over: bool) -> QueryOutcome:
+    """What the answer to a query says of a sale. `over`, `long_over`: its payTimeout passed a margin, a long one ago.
 
-    Until then a failure is none: the payer may try again. Then it is final, by the demos.
+    Until then a failure is none: the payer may try again. Then it is final, by the demos; and so, in the end, is a
+    payment that waits for its payer, who has left the page.
     """
     code = answer.get("respCode", "")
     if code == NOT_FOUND:  # also of a form that nobody has submitted yet
@@ -351,7 +385,7 @@ def state_of(answer: Message, attempt: AttemptKey, *, over: bool) -> QueryOutcom
         payment = payment_of(answer)
         return Paid(payment) if payment else Unknown("paid, but the answer lacks amount, currency or queryId")
     if original in PAYING:
-        return NotPaid()
+        return ClosedAtChannel() if long_over and original in WAITING else NotPaid()
     if original in MONEY_MOVED or original not in MEANINGS:
         return Unknown(meaning(answer, "origRespCode"))
     declined = attempt.method == "barcode" and original in DECLINED

@@ -81,18 +81,32 @@ def test_the_bytes_that_stand_for_separators_meanwhile_may_be_in_it(value, name)
         {b"subject": b"tea&total_amount=0.01"},
         {b"app_id": b"1&seller_id=2"},
         {b"app_id=1&seller_id": b"2"},
-        {b"a=1": b"2"},
         {b"a&b": b""},
         {b"x": b"1", b"bizType": b"000000&currencyCode=156"},
     ],
 )
 def test_fields_that_may_have_been_cut_out_of_others_are_seen(fields):
-    assert forms.holds_other_fields(fields)
+    assert forms.read(urlencode(fields).encode()).holds_other_fields()
+    assert forms.read(b"&" + urlencode(fields).encode()).holds_other_fields()
 
 
 def test_an_ampersand_alone_begins_no_field():
-    assert not forms.holds_other_fields({b"subject": b"A&B=C & more", b"sign": b"abc==", b"body": b"a=b"})
-    assert not forms.holds_other_fields({})
+    body = urlencode({b"subject": b"A&B=C & more", b"sign": b"abc==", b"body": b"a=b"}).encode()
+    assert not forms.read(body).holds_other_fields()
+    assert not forms.read(body + b"&").holds_other_fields()
+    assert not forms.read(b"").holds_other_fields()
+
+
+@given(
+    st.dictionaries(st.from_regex(r"[A-Za-z_]{1,5}", fullmatch=True), TEXTS, max_size=8),
+    st.sampled_from(["", "&", "&&extra", "&extra=", "&extra=a=b"]),
+    st.booleans(),
+)
+def test_the_string_that_is_signed_is_made_of_the_sorted_fields(fields, more, empties):
+    form = forms.read(urlencode(fields).encode() + more.encode())
+    wanted = {name: value for name, value in form.fields.items() if (value or empties) and name not in (b"a", b"extra")}
+    joined = b"&".join(name + b"=" + wanted[name] for name in sorted(wanted))
+    assert form.string((b"a", b"extra"), empties=empties) == joined
 
 
 @pytest.mark.parametrize("body", [b"a=1&a=2", b"a=1&a=1", b"a=1&%61=1", b"a&a=", b"=1&=2"])
