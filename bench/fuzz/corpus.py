@@ -155,4 +155,5 @@ def _otherwise(scene: Scene, trade: Trade) -> Iterator[Crafted]:
         stated = scene.platform.stated(trade, currency=currency)
         yield Crafted("genuine, other currency", told(scene.platform, stated), Voucher.PLATFORM)
     theirs = scene.strangers(trade)
-    yield Crafted("genuine, another merchant's", told(scene.stranger, theirs), Voucher.PLATFORM_FOR_ANOTHER)
+    for each in (theirs, *(scene.stranger.stated(theirs, amount=amount) for amount in OTHER_AMOUNTS)):
+        yield Crafted("genuine, another merchant's", told(scene.stranger, each), Voucher.PLATFORM_FOR_ANOTHER)

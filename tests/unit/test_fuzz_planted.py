@@ -113,7 +113,7 @@ def test_a_channel_that_says_our_account_whatever_was_said_is_found(wired: Wired
     if wired.kind.channel == "wechatpay":
         assert found(wired, Planted(wired.scene.channel, ours)) == []  # what is another's is sealed with another key
     else:
-        findings = found(wired, Planted(wired.scene.channel, ours))
+        findings = found(wired, Planted(wired.scene.channel, ours), mutants=2 * MUTANTS)
         assert "taken for ours" in findings[0].what
 
 
