@@ -321,7 +321,7 @@ class Cashier:
     async def serve(self, request: web.BaseRequest) -> web.Response:
         self.asked.append((request.method, request.raw_path, await request.read()))
         if self.failures:
-            return web.Response(status=self.failures.pop(0))
+            return web.Response(status=self.failures.pop(0), text="no cashier")
         if request.path != "/cashier":
             return web.Response(status=302, headers={"Location": "/cashier"})
         return web.Response(text="press to pay")
@@ -348,10 +348,14 @@ async def test_a_form_is_submitted_in_its_charset_and_leads_to_the_cashier() -> 
     assert cashier.asked == [("POST", "/front.do", b"name=%B2%E8&signature=a%2Bb%2F%3D"), ("GET", "/cashier", b"")]
 
 
-async def test_a_page_that_fails_is_loaded_again_and_one_that_says_no_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_that_fails_or_leads_nowhere_is_loaded_again_and_one_that_says_no_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(browser, "RELOAD_AFTER_S", 0.0)
     assert await opened(cashier := Cashier([500, 502]), "url", "/page")
     assert len(cashier.asked) == 4
+    assert await opened(cashier := Cashier([200, 202, 429]), "url", "/page")
+    assert len(cashier.asked) == 5
     assert not await opened(cashier := Cashier([404]), "url", "/page")
     assert len(cashier.asked) == 1
     assert not await opened(cashier := Cashier([500] * 100), "url", "/page")
@@ -360,9 +364,9 @@ async def test_a_page_that_fails_is_loaded_again_and_one_that_says_no_is_not(mon
 
 async def test_a_code_is_taken_where_telephones_take_what_they_scan() -> None:
     cashier, code = Cashier([]), "weixin://wxpay/bizpayurl?pr=a&b=c"
-    async with RawTestServer(cashier.serve) as server, Browser(str(server.make_url("/cashier"))) as customer:
+    async with RawTestServer(cashier.serve) as server, Browser(str(server.make_url("/scan"))) as customer:
         assert await customer.open("qr", code)
-    ((method, path, _),) = cashier.asked
+    method, path, _ = cashier.asked[0]
     assert (method, URL(path, encoded=True).query) == ("GET", {"code": code})
     async with Browser() as customer:
         assert await customer.open("qr", code)

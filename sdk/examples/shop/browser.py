@@ -90,11 +90,11 @@ class Browser:
         return await self._load("POST", URL(form["action"], encoded=True), data=body, headers=headers)
 
     async def _load(self, method: str, address: URL, **content: Any) -> int:
-        """The status of the page it ends at, redirects followed; 0 if there is none."""
+        """The status of the page it ends at, redirects followed; 0 if that is not the cashier's, to which all lead."""
         assert self._session is not None
         try:
             async with self._session.request(method, address, **content) as answer:
                 await answer.read()
-                return answer.status
+                return answer.status if answer.history or answer.status >= 400 else 0
         except (aiohttp.ClientError, TimeoutError):
             return 0
