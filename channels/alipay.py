@@ -289,7 +289,7 @@ class Alipay:
             fields = alipay_notice.verified(query, self._keys.values())
         except NotificationRejected:
             return False
-        return fields.get(b"method", b"").endswith(b".return")
+        return fields.get("method", "").endswith(".return")
 
     def acknowledge(self) -> Acknowledgement:
         """Seven bytes: anything else is delivered again."""

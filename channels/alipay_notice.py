@@ -33,14 +33,15 @@ class Notice(msgspec.Struct, frozen=True):
     trans_currency: str = ""
 
 
-_UNSIGNED: Final = (b"sign", b"sign_type")  # signed with the second, no message of its sandbox would verify
-_NAMES: Final = tuple(name.encode() for name in Notice.__struct_fields__)
+_UNSIGNED: Final = ("sign", "sign_type")  # signed with the second, no message of its sandbox would verify
+_NAMES: Final = Notice.__struct_fields__
 
 
-def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> Mapping[bytes, bytes]:
+def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> Mapping[str, str]:
     """The fields of a form that Alipay signed.
 
-    They stay bytes: the signature is over them in whatever charset the form names, and nothing that is read needs it.
+    They stay what `forms.read` makes of them: the signature is over the bytes, in whatever charset the form names, and
+    nothing that is read needs to know it.
 
     Raises:
         NotificationRejected: not a form, or not signed by one of these keys.
@@ -49,8 +50,8 @@ def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> Mapping[bytes, bytes]
         form = forms.read(body)
     except forms.FormError as error:
         raise NotificationRejected(RejectReason.MALFORMED, str(error)) from error
-    signature = form.fields.get(b"sign", b"").decode("ascii", "replace")
-    if form.fields.get(b"sign_type") != b"RSA2" or not signature:
+    signature = form.fields.get("sign", "")
+    if form.fields.get("sign_type") != "RSA2" or not signature:
         raise NotificationRejected(RejectReason.BAD_SIGNATURE, "no sign, or sign_type is not RSA2")
     message = form.string(_UNSIGNED, empties=True)
     if not _signed_by(keys, message, signature):
@@ -63,7 +64,7 @@ def verified(body: bytes, keys: Iterable[RSAPublicKey]) -> Mapping[bytes, bytes]
     return form.fields
 
 
-def read(fields: Mapping[bytes, bytes], now_s: int) -> Notified:
+def read(fields: Mapping[str, str], now_s: int) -> Notified:
     """What a verified notification states.
 
     Raises:
@@ -84,8 +85,8 @@ def _signed_by(keys: Iterable[RSAPublicKey], message: bytes, signature: str) -> 
     return any(signing.verify(key, message, signature) for key in keys)
 
 
-def _notice(fields: Mapping[bytes, bytes]) -> Notice:
-    values = [fields.get(name, b"").decode("latin-1") for name in _NAMES]
+def _notice(fields: Mapping[str, str]) -> Notice:
+    values = [fields.get(name, "") for name in _NAMES]
     whole = "".join(values)
     if not (whole.isascii() and whole.isprintable()):
         raise NotificationRejected(RejectReason.UNREADABLE, "a number, a time or an amount is not plain text")

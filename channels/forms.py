@@ -10,14 +10,17 @@ import msgspec
 
 FIELDS_MAX: Final = 200  # a real notification has thirty
 
-_BEGINNING: Final = re.compile(rb"&[a-z]\w+=", re.ASCII)  # as the platforms name fields; `A&B=C` may be a subject
+BYTES: Final = "latin-1"  # the charset in which every byte is a sign
+
+_BEGINNING: Final = re.compile(r"&[a-z]\w+=", re.ASCII)  # as the platforms name fields; `A&B=C` may be a subject
 
 _TWICE: Final = "a field is there twice"
 
 # A form is decoded at once, and taken apart afterwards: until then these two stand for its `&` and `=`.
-_AND, _IS = b"\x1e", b"\x1f"
-_AT_ONCE: Final = bytes.maketrans(b"+&=%", b" " + _AND + _IS + b"=")
-_SEPARATED: Final = bytes.maketrans(_AND + _IS, b"&=")
+_AND, _IS = "\x1e", "\x1f"
+_LF, _CR = b"\n\r"
+_AT_ONCE: Final = bytes.maketrans(b"+&=%", b" \x1e\x1f=")
+_SEPARATED: Final = bytes.maketrans(b"\x1e\x1f", b"&=")
 _QUOTED: Final = tuple(quote_plus(bytes([byte])) for byte in range(256))
 # In this order: what another sign becomes must not be taken for that sign.
 _SIGNS: Final = tuple((sign, quote_plus(sign)) for sign in "%+ !\"#$&'()*,/:;<=>?@[\\]^`{|}")
@@ -27,51 +30,52 @@ class FormError(ValueError):
     """Not a form, or one that says a thing twice: none of the two may be picked."""
 
 
-def quoted(text: str, charset: str = "utf-8") -> str:
+def quoted(said: str, charset: str = "utf-8") -> str:
     """Percent-encoded, a blank as `+`: for a form, a query, or a form inside of a form."""
-    if text.isascii() and text.isprintable():
-        return _quoted_signs(text)
-    return text.encode(charset).decode("latin-1").translate(_QUOTED)
+    if said.isascii() and said.isprintable():
+        return _quoted_signs(said)
+    return said.encode(charset).decode(BYTES).translate(_QUOTED)
 
 
 def encode(fields: Mapping[str, str], charset: str = "utf-8") -> bytes:
     """The form's bytes, names and values percent-encoded, in the order given."""
     names, values = "".join(fields), "".join(fields.values())
     if names.isascii() and names.isprintable() and values.isascii() and values.isprintable():
-        whole = _quoted_signs("\x1e".join([f"{name}\x1f{value}" for name, value in fields.items()]))
+        whole = _quoted_signs(_AND.join([f"{name}{_IS}{value}" for name, value in fields.items()]))
         return whole.encode("ascii").translate(_SEPARATED)
     return "&".join([f"{quoted(k, charset)}={quoted(v, charset)}" for k, v in fields.items()]).encode("ascii")
 
 
-def _quoted_signs(text: str) -> str:
+def _quoted_signs(said: str) -> str:
     for sign, quoted_sign in _SIGNS:  # there are fewer signs than a long text has letters
-        if sign in text:
-            text = text.replace(sign, quoted_sign)
-    return text
+        if sign in said:
+            said = said.replace(sign, quoted_sign)
+    return said
 
 
 class Form(msgspec.Struct, frozen=True):
-    """A form, decoded once. `fields` are bytes: whoever knows the charset makes text of them."""
+    """A form, decoded once. In `fields` a sign is a byte, whatever the charset: `text` makes text of a value. What is
+    ASCII is text already."""
 
-    fields: Mapping[bytes, bytes]
-    _parts: list[bytes] | None  # the same, with `_IS` between name and value, where that byte is in neither
+    fields: Mapping[str, str]
+    _parts: list[str] | None  # the same, with `_IS` between name and value, where that byte is in neither
     _suspect: bool  # there may be an `&` in one of them
 
-    def string(self, but: Sequence[bytes] = (), *, empties: bool = False) -> bytes:
+    def string(self, but: Sequence[str] = (), *, empties: bool = False) -> bytes:
         """`name=value&name=value`, by the names' order: what platforms sign of a form.
 
         Args:
             but: fields that are left out.
             empties: whether fields without a value are in it.
         """
-        if self._parts is None or (not empties and b"" in self.fields.values()):
+        if self._parts is None or (not empties and "" in self.fields.values()):
             kept = [name for name, value in self.fields.items() if name not in but and (value or empties)]
-            return b"&".join([name + b"=" + self.fields[name] for name in sorted(kept)])
+            return "&".join([f"{name}={self.fields[name]}" for name in sorted(kept)]).encode(BYTES)
         parts = sorted(self._parts)
         for name in but:
             if name in self.fields:
-                parts.remove(name + _IS + self.fields[name])
-        return b"&".join(parts).replace(_IS, b"=")
+                parts.remove(f"{name}{_IS}{self.fields[name]}")
+        return "&".join(parts).replace(_IS, "=").encode(BYTES)
 
     def holds_other_fields(self) -> bool:
         """Whether a name or value holds what would begin another field: `&name=`.
@@ -82,7 +86,7 @@ class Form(msgspec.Struct, frozen=True):
         """
         if not self._suspect:
             return False
-        return any(b"&" in name for name in self.fields) or any(map(_BEGINNING.search, self.fields.values()))
+        return any("&" in name for name in self.fields) or any(map(_BEGINNING.search, self.fields.values()))
 
 
 def read(body: bytes) -> Form:
@@ -94,7 +98,7 @@ def read(body: bytes) -> Form:
     separators = body.count(b"&")
     if separators >= FIELDS_MAX:
         raise FormError(f"more than {FIELDS_MAX} fields")
-    whole = _unescaped(body)
+    whole = _unescaped(body).decode(BYTES)
     parts = whole.split(_AND)
     if not len(parts) == separators + 1 == body.count(b"="):
         return _read_slowly(body)
@@ -104,40 +108,43 @@ def read(body: bytes) -> Form:
         return _read_slowly(body)
     if len(fields) != len(parts):
         raise FormError(_TWICE)
-    return Form(fields, parts, b"&" in whole)
+    return Form(fields, parts, "&" in whole)
 
 
 def _read_slowly(body: bytes) -> Form:
     """A form with empty parts, with parts that hold no `=` or two, or with the bytes that stand for what separates."""
     pairs = [part.partition(b"=") for part in body.split(b"&") if part]
-    fields = {_unescaped(name): _unescaped(value.replace(b"=", b"%3D")) for name, _, value in pairs}
+    fields = {
+        _unescaped(name).decode(BYTES): _unescaped(value.replace(b"=", b"%3D")).decode(BYTES)
+        for name, _, value in pairs
+    }
     if len(fields) != len(pairs):
         raise FormError(_TWICE)
     return Form(fields, None, _suspect=True)
 
 
-def decode_bytes(body: bytes) -> Mapping[bytes, bytes]:
-    """The fields.
+def text(value: str, charset: str) -> str:
+    """What a value of a `Form` says.
 
     Raises:
-        FormError: as `read`.
+        FormError: bytes that are not text in this charset.
     """
-    return read(body).fields
+    try:
+        return value.encode(BYTES).decode(charset)
+    except UnicodeDecodeError as error:
+        raise FormError(f"not {charset}") from error
 
 
 def decode(body: bytes, charset: str = "utf-8") -> dict[str, str]:
     """The form's fields as text.
 
     Raises:
-        FormError: as `decode_bytes`, or bytes that are not text in this charset.
+        FormError: as `read`, or bytes that are not text in this charset.
     """
-    try:
-        return {name.decode(charset): value.decode(charset) for name, value in decode_bytes(body).items()}
-    except UnicodeDecodeError as error:
-        raise FormError(f"not {charset}") from error
+    return {text(name, charset): text(value, charset) for name, value in read(body).fields.items()}
 
 
-def _unescaped(text: bytes) -> bytes:
+def _unescaped(written: bytes) -> bytes:
     """What was percent-encoded, with the separators' stand-ins for those that are not.
 
     Quoted-printable is the same code with another sign, and read in C: a third of the time of urllib's loop. It also
@@ -147,9 +154,9 @@ def _unescaped(text: bytes) -> bytes:
     Raises:
         FormError: not percent-encoded.
     """
-    if b"\n" in text or b"\r" in text:
+    if _LF in written or _CR in written:
         raise FormError("a line end that is not percent-encoded")
-    plain = a2b_qp(text.translate(_AT_ONCE))
-    if len(plain) != len(text) - 2 * text.count(b"%"):
+    plain = a2b_qp(written.translate(_AT_ONCE))
+    if len(plain) != len(written) - 2 * written.count(b"%"):
         raise FormError("a % that begins no escape")
     return plain

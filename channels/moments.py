@@ -7,6 +7,7 @@ from typing import Final
 CHINA: Final = timezone(timedelta(hours=8))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
+_EPOCH_DAY: Final = _EPOCH.toordinal()
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _PLAIN = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{1,9})?", re.ASCII)
 _COMPACT = re.compile(r"\d{14}", re.ASCII)
@@ -50,6 +51,8 @@ def of_compact(text: str) -> int | None:
 
 def _beijing(iso: str) -> int | None:
     try:
-        return (datetime.fromisoformat(f"{iso}+08:00") - _EPOCH) // _SECOND
+        moment = datetime.fromisoformat(iso)
     except ValueError:
         return None
+    days = moment.toordinal() - _EPOCH_DAY
+    return ((days * 24 + moment.hour - 8) * 60 + moment.minute) * 60 + moment.second

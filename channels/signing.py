@@ -117,8 +117,8 @@ def sign(key: RSAPrivateKey, message: bytes) -> str:
 def verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
     """Whether `signature` (base64, canonical: one text a signature) is that of `message`."""
     try:
-        raw = b64decode(signature)
-        if b64encode(raw).decode("ascii") != signature:
+        raw = binascii.a2b_base64(signature)
+        if binascii.b2a_base64(raw, newline=False) != signature.encode("ascii"):
             return False
         key.verify(raw, message, _PADDING, _DIGEST)
     except (InvalidSignature, binascii.Error, ValueError):  # ValueError: not ASCII

@@ -97,7 +97,8 @@ class UnionPay:
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._trusted: dict[bytes, signing.Certificate] = {}  # replaced, never changed: flows also step in threads
+        # Few, and comparing them costs less than hashing one. Replaced, never changed: flows also step in threads.
+        self._trusted: tuple[tuple[str, signing.Certificate], ...] = ()
 
     @property
     def account(self) -> str:
@@ -234,13 +235,13 @@ class UnionPay:
             form = forms.read(body)
         except forms.FormError as error:
             raise NotificationRejected(RejectReason.MALFORMED, str(error)) from error
-        doubt = self._doubt(form.fields, wire.digest(form.string(wire.UNSIGNED)), now_s)
+        doubt = self._doubt(form.fields, wire.digest(form.string(("signature",))), now_s)
         if doubt is not None:
             raise NotificationRejected(doubt.reason, doubt.detail)
         if form.holds_other_fields():
             raise NotificationRejected(RejectReason.MALFORMED, "a field stands in another one")
         try:
-            charset = wire.CHARSETS[form.fields[b"encoding"].lower()]
+            charset = wire.CHARSETS[form.fields["encoding"].lower()]
             return wire.notified(wire.telling(form.fields, charset))
         except (KeyError, forms.FormError) as error:
             raise NotificationRejected(RejectReason.UNREADABLE, f"encoding: {error}") from error
@@ -329,12 +330,12 @@ class UnionPay:
             return Unknown(f"status {answer.status}")
         try:
             fields = wire.read_answer(answer.body)
-            doubt = self._doubt(fields, wire.signed_text(fields), now_s)
-            if doubt is not None:
-                return Unknown(f"answer not believed: {doubt.reason}: {doubt.detail}")
             message = wire.texts(fields, wire.ENCODING)
         except forms.FormError as error:
             return Unknown(f"answer not understood: {error}")
+        doubt = self._doubt(message, wire.signed_text(fields), now_s)
+        if doubt is not None:
+            return Unknown(f"answer not believed: {doubt.reason}: {doubt.detail}")
         for name in ("merId", "orderId", "txnTime"):
             if name in asked and message.get(name) != asked[name]:
                 return Unknown(f"the answer is about another {name}")
@@ -397,26 +398,31 @@ class UnionPay:
 
     # --- belief
 
-    def _doubt(self, fields: Mapping[bytes, bytes], signed_text: bytes, now_s: int) -> _Doubt | None:
+    def _doubt(self, fields: Mapping[str, str], signed_text: bytes, now_s: int) -> _Doubt | None:
         """Why these fields are not UnionPay's word, or None if they are. `signed_text` is made of them."""
-        if (fields.get(b"version"), fields.get(b"signMethod")) != (b"5.1.0", b"01"):
+        if fields.get("version") != "5.1.0" or fields.get("signMethod") != "01":
             return _Doubt(RejectReason.BAD_SIGNATURE, "not of version 5.1.0 with signMethod 01")
-        pem = fields.get(b"signPubKeyCert", b"")
-        certificate = self._trusted.get(pem) or self._validated(pem)
+        pem = fields.get("signPubKeyCert", "")
+        trusted = self._remembered(pem)
+        certificate = trusted or self._validated(pem)
         if isinstance(certificate, _Doubt):
             return certificate
         if not certificate.not_before_s <= now_s <= certificate.not_after_s:
             return _Doubt(RejectReason.BAD_SIGNATURE, "signPubKeyCert, or an authority above it, is out of date")
-        signature = fields.get(b"signature", b"").decode("ascii", "replace")
-        if not signing.verify(certificate.public_key, signed_text, signature):
+        if not signing.verify(certificate.public_key, signed_text, fields.get("signature", "")):
             return _Doubt(RejectReason.BAD_SIGNATURE, f"does not verify with certificate {certificate.serial}")
-        if pem not in self._trusted:  # only now: the certificate's text is under the signature, nobody can vary it
-            recent = dict(list(self._trusted.items())[1 - TRUSTED_MAX :])
-            self._trusted = {**recent, pem: certificate}
+        if trusted is None:  # only now: the certificate's text is under the signature, nobody can vary it
+            self._trusted = (*self._trusted[1 - TRUSTED_MAX :], (pem, certificate))
         return None
 
-    def _validated(self, pem: bytes) -> signing.Certificate | _Doubt:
-        holder = certificates.validate(pem, self._credentials.authorities)
+    def _remembered(self, pem: str) -> signing.Certificate | None:
+        for known, certificate in self._trusted:
+            if known == pem:
+                return certificate
+        return None
+
+    def _validated(self, pem: str) -> signing.Certificate | _Doubt:
+        holder = certificates.validate(pem.encode(forms.BYTES), self._credentials.authorities)
         if not isinstance(holder, Holder):
             return _Doubt(RejectReason.BAD_SIGNATURE, f"signPubKeyCert: {holder.reason}")
         parts = holder.common_name.split("@")

@@ -126,13 +126,13 @@ def parameters(request: Incoming) -> dict[str, str]:
         Failed: they can not be read.
     """
     try:
-        raw = forms.decode_bytes(request.query.encode("ascii", "replace"))
-        body = forms.decode_bytes(request.body) if request.method == "POST" else {}
-        charset = {**raw, **body}.get(b"charset", b"utf-8").decode("ascii").lower()
+        raw = forms.read(request.query.encode("ascii", "replace")).fields
+        body = forms.read(request.body).fields if request.method == "POST" else {}
+        charset = {**raw, **body}.get("charset", "utf-8").lower()
         if charset not in ("utf-8", "gbk"):
             raise Failed("40002", "isv.invalid-charset", "字符集错误，目前支持GBK和UTF-8")
-        return {name.decode(charset): value.decode(charset) for name, value in {**raw, **body}.items()}
-    except (forms.FormError, UnicodeDecodeError):
+        return {forms.text(name, charset): forms.text(value, charset) for name, value in {**raw, **body}.items()}
+    except forms.FormError:
         raise Failed("40002", "isv.invalid-encoding", "错误的编码格式") from None
 
 

@@ -112,8 +112,7 @@ def read_said(request: Incoming) -> Said:
     Raises:
         FormError: not a form, or not text in that charset.
     """
-    fields = forms.decode_bytes(request.body)
-    charset = CHARSETS.get(fields.get(b"encoding", b"").decode("ascii", "replace").lower())
+    charset = CHARSETS.get(forms.read(request.body).fields.get("encoding", "").lower())
     if charset is None:
         raise forms.FormError("encoding")
     return Said(forms.decode(request.body, charset), charset)

@@ -143,8 +143,9 @@ def test_another_charset_is_not_read(charset):
     assert rejection(notice({**NOTICE, "encoding": charset})) is RejectReason.UNREADABLE
 
 
-def test_a_text_that_is_not_in_its_charset_is_not_read():
-    assert rejection(notice({**NOTICE, "respMsg": "成功"}, charset="gbk")) is RejectReason.UNREADABLE
+def test_a_code_that_is_not_in_its_charset_is_not_read_but_a_payment_may_come_with_any_words():
+    assert rejection(notice({**NOTICE, "respCode": "成功"}, charset="gbk")) is RejectReason.UNREADABLE
+    assert read(notice({**NOTICE, "respMsg": "成功"}, charset="gbk")) == PAYMENT
 
 
 def test_line_ends_of_the_certificate_are_part_of_what_is_signed():

@@ -15,7 +15,7 @@ from channels.contract import (
     Response,
     Unknown,
 )
-from channels.unionpay import CLOSE_MARGIN_S
+from channels.unionpay import CLOSE_MARGIN_S, UNDECIDED_MARGIN_S
 from tests.unit.unionpay_platform import (
     DOCUMENTED,
     EXPIRES_S,
@@ -108,6 +108,16 @@ def test_every_code_of_the_order_that_was_asked_after(method, after_s, over):
             expected = Unknown
         known = answer({**PAID, "origRespCode": original})
         assert type(run(one.query(attempt(method), later(after_s)), known)[0]) is expected, original
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"), [("05", ClosedAtChannel), ("70", ClosedAtChannel), ("03", NotPaid), ("83", NotPaid)]
+)
+def test_what_waits_for_a_payer_long_after_its_time_has_ended_and_an_unclear_debit_has_not(original, expected):
+    known = answer({**PAID, "origRespCode": original})
+    after = AFTER - CLOSE_MARGIN_S + UNDECIDED_MARGIN_S
+    asked = [run(channel().query(attempt(), later(after_s)), known)[0] for after_s in (after - 1, after)]
+    assert [type(outcome) for outcome in asked] == [NotPaid, expected]
 
 
 @pytest.mark.parametrize("silence", SILENCES)
