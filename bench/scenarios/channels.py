@@ -3,7 +3,7 @@
 import uvloop
 
 from bench.accounts import make_accounts, possible
-from bench.adapter_cost import Costs, openssl_speed
+from bench.adapter_cost import Cost, Costs, openssl_speed
 from bench.adapter_cost import measure as measure_costs
 from bench.children import child
 from bench.loop_lag import Lag, lag_of_prepays
@@ -36,35 +36,29 @@ def measure(setting: Setting) -> Findings:
 
 
 def _figures(openssl: tuple[float, float] | str, costs: Costs, lags: dict[int, Lag]) -> dict[str, float]:
-    figures = {"sign_per_s": round(1e6 / costs.sign_us, 1), "verify_per_s": round(1e6 / costs.verify_us, 1)}
+    figures = {
+        "sign_per_s": round(1e6 / costs.sign.whole_us, 1),
+        "verify_per_s": round(1e6 / costs.verify.whole_us, 1),
+    }
     if not isinstance(openssl, str):
         figures |= {"openssl_sign_per_s": openssl[0], "openssl_verify_per_s": openssl[1]}
-    for name in costs.prepay_us:
-        figures |= {
-            f"{name}_prepay_us": round(costs.prepay_us[name], 1),
-            f"{name}_prepay_own": round(costs.own_prepay(name)[1], 3),
-            f"{name}_notification_us": round(costs.notification_us[name], 1),
-            f"{name}_notification_own": round(costs.own_notification(name)[1], 3),
-        }
+    for name in costs.prepay:
+        for what, cost in (("prepay", costs.prepay[name]), ("notification", costs.notification[name])):
+            figures |= {f"{name}_{what}_us": round(cost.whole_us, 1), f"{name}_{what}_own": round(cost.own, 3)}
     return figures | {"loop_lag_p99_ms": lags[BATCH].p99_ms, "loop_lag_max_ms": lags[BATCH].max_ms}
 
 
 def _rows(openssl: tuple[float, float] | str, costs: Costs, lags: dict[int, Lag]) -> tuple[Row, ...]:
+    signs_per_s, verifies_per_s = 1e6 / costs.sign.whole_us, 1e6 / costs.verify.whole_us
     return (
         _openssl_row(openssl),
         Row(
             "RSA-2048 by ours",
-            f"{1e6 / costs.sign_us:,.0f} signs/s, {1e6 / costs.verify_us:,.0f} verifies/s",
-            f"bare: {costs.rsa_sign_us:.0f} µs and {costs.rsa_verify_us:.1f} µs of CPU",
+            f"{signs_per_s:,.0f} signs/s, {verifies_per_s:,.0f} verifies/s",
+            f"RSA alone: {costs.sign.rsa_us:.0f} µs and {costs.verify.rsa_us:.1f} µs of CPU",
         ),
-        *(
-            _share_row(f"{name} prepay", us, costs.own_prepay(name), PREPAY_OWN_MAX)
-            for name, us in costs.prepay_us.items()
-        ),
-        *(
-            _share_row(f"{name} notification", us, costs.own_notification(name), NOTIFICATION_OWN_MAX)
-            for name, us in costs.notification_us.items()
-        ),
+        *(_cost_row(f"{name} prepay", cost, PREPAY_OWN_MAX) for name, cost in costs.prepay.items()),
+        *(_cost_row(f"{name} notification", cost, NOTIFICATION_OWN_MAX) for name, cost in costs.notification.items()),
         *(_lag_row(batch, lag) for batch, lag in lags.items()),
     )
 
@@ -76,10 +70,9 @@ def _openssl_row(openssl: tuple[float, float] | str) -> Row:
     return Row("RSA-2048 by openssl", f"{sign_per_s:,.0f} signs/s, {verify_per_s:,.0f} verifies/s", "openssl speed")
 
 
-def _share_row(what: str, us: float, own: tuple[float, float], most: float) -> Row:
-    own_us, share = own
-    verdict = f"limit {most:.0%}" if share <= most else f"ABOVE the limit of {most:.0%}"
-    return Row(what, f"{us:,.0f} µs of CPU", f"own: {own_us:.0f} µs = {share:.0%} ({verdict})")
+def _cost_row(what: str, cost: Cost, most: float) -> Row:
+    verdict = f"limit {most:.0%}" if cost.own <= most else f"ABOVE the limit of {most:.0%}"
+    return Row(what, f"{cost.whole_us:,.0f} µs of CPU", f"own: {cost.own_us:.0f} µs = {cost.own:.1%} ({verdict})")
 
 
 def _lag_row(batch: int, lag: Lag) -> Row:
