@@ -105,8 +105,10 @@ def _tell(report: Report, directory: Path, console: Console) -> None:
     if not found:
         shutil.rmtree(directory, ignore_errors=True)
         return
+    shown: set[str] = set()
     for finding in found:
-        console.print(described(finding), markup=False, soft_wrap=True)
+        console.print(described(finding, whole=finding.mutation not in shown), markup=False, soft_wrap=True)
+        shown.add(finding.mutation)
         (directory / f"{finding.channel}-{finding.number}.http").write_bytes(finding.wire)
     console.print(f"fuzz: {len(found)} findings; their requests and all logs are in {directory}", markup=False)
 

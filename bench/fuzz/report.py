@@ -110,8 +110,8 @@ def _spread(http: Latency) -> str:
     return f"{http.p50_ms:.1f} / {http.p999_ms:.0f} / {http.max_ms:.0f} ms"
 
 
-def described(finding: Finding) -> str:
-    """A finding for people: what, and how to see it again."""
-    request = repr(finding.wire[:WIRE_SHOWN_MAX])
+def described(finding: Finding, *, whole: bool) -> str:
+    """A finding for people: what, how to see it again, and the request's bytes if `whole`."""
     where = f"{finding.channel}, seed {finding.seed}, number {finding.number} ({finding.mutation})"
-    return f"{where}: {finding.what}\n  {request}"
+    request = f"\n  {finding.wire[:WIRE_SHOWN_MAX]!r}" if whole and finding.wire else ""
+    return f"{where}: {finding.what}{request}"

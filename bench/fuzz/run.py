@@ -34,14 +34,16 @@ async def run_channel(stage: Stage, kind: Kind, *, seed: int, count: int, progre
     began = time.perf_counter()
     try:
         await sender.run()
+    except OSError as error:
+        judged.blame(f"the gateway can not be reached any more: {error}")
     finally:
         gc.enable()
         renewing.cancel()
         telling.cancel()
     seconds = time.perf_counter() - began
+    credited = await _audit(stage, kind, scene, orders, judged) if stage.gateway.running else 0
     if not stage.gateway.running:
         judged.blame("the gateway ended")
-    credited = await _audit(stage, kind, scene, orders, judged)
     sent = len(sender.latencies)
     return ChannelReport(
         channel=kind.channel,

@@ -122,3 +122,10 @@ async def test_an_answer_in_pieces_is_one_answer_and_a_large_body_arrives_whole(
     assert sender.statuses == {400: 20}
     assert bodies == [70_000] * 20
     assert complaints == []
+
+
+async def test_a_server_that_is_gone_is_an_os_error() -> None:
+    async with serving(answering(400)) as port:
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        await sent(port, 1)
