@@ -19,7 +19,6 @@ from bench.fuzz.message import Crafted, Message, Voucher, message_of
 from bench.fuzz.parties import Parties
 from bench.simulated import Simulated
 from channels.contract import Accepted, AttemptKey, Channel, PaymentRequest, Stamp
-from channels.simulator.platforms import load_platforms
 from channels.simulator.trades import Trade
 
 SACRIFICED = 2  # orders that genuine but odd messages are about
@@ -75,9 +74,14 @@ def told(platform: Simulated, trade: Trade) -> Message:
     return message_of(notice.url, notice.headers, notice.body)
 
 
+def true_words(scene: Scene) -> tuple[Message, ...]:
+    """The genuine notifications, signed now."""
+    return tuple(told(scene.platform, trade) for trade in scene.trades)
+
+
 def make_corpus(kind: Kind, scene: Scene) -> Corpus:
     """Sign everything now."""
-    genuine = tuple(told(scene.platform, trade) for trade in scene.trades)
+    genuine = true_words(scene)
     return Corpus(
         genuine=genuine,
         forged=tuple(
@@ -104,8 +108,8 @@ def make_scene(kind: Kind, parties: Parties, wanted: Sequence[Wanted]) -> Scene:
     """The scene of one channel. The first SACRIFICED of the orders are the sacrificed ones."""
     channel = parties.ours.channels[kind.channel]
     ours, impostor, theirs = (
-        Simulated(load_platforms(folder, 1)[kind.channel], time.time)
-        for folder in (parties.folder, parties.impostor, parties.folder)
+        Simulated(platforms[kind.channel], time.time)
+        for platforms in (parties.platforms, parties.impostors, parties.platforms)
     )
     for order in wanted:
         _pay(kind, ours, channel, order)
@@ -119,7 +123,7 @@ def make_scene(kind: Kind, parties: Parties, wanted: Sequence[Wanted]) -> Scene:
         trades=trades[SACRIFICED:],
         sacrificed=trades[:SACRIFICED],
         keys=kind.load_keys(parties.folder),
-        impostors_keys=kind.load_keys(parties.impostor),
+        impostors_keys=kind.load_keys(parties.impostors_folder),
     )
 
 

@@ -1,24 +1,29 @@
 """Who takes part: our merchant, another one, and an impostor of each platform."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.accounts import Accounts, make_accounts
 from channels.simulator.credentials import KEY_MODULES
 from channels.simulator.key_files import MERCHANTS_DIR
+from channels.simulator.platform import Platform
+from channels.simulator.platforms import load_platforms
 
 MERCHANT, STRANGER = "fuzz", "stranger"
+SEED = 1  # of the platforms' faults, of which there are none
 
 
 class Parties(NamedTuple):
-    """Ours, the other merchant at the same platforms, and where the keys of platforms and impostors are."""
+    """Ours, another merchant at the same platforms, the platforms and an impostor of each, with the folders of keys."""
 
     ours: Accounts
     stranger: Accounts
     folder: Path
-    impostor: Path
+    platforms: Mapping[str, Platform]
+    impostors_folder: Path
+    impostors: Mapping[str, Platform]
 
 
 def make_parties(directory: Path, channels: Sequence[str]) -> Parties:
@@ -26,7 +31,14 @@ def make_parties(directory: Path, channels: Sequence[str]) -> Parties:
     folder, impostor = directory / "platforms", directory / "impostor"
     made = make_accounts(folder, (MERCHANT, STRANGER), channels)
     _make_impostor(folder, impostor, channels)
-    return Parties(made[MERCHANT], made[STRANGER], folder, impostor)
+    return Parties(
+        ours=made[MERCHANT],
+        stranger=made[STRANGER],
+        folder=folder,
+        platforms=load_platforms(folder, SEED),
+        impostors_folder=impostor,
+        impostors=load_platforms(impostor, SEED),
+    )
 
 
 def _make_impostor(folder: Path, impostor: Path, channels: Sequence[str]) -> None:

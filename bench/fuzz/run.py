@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from bench.fuzz.corpus import SACRIFICED, Kind, Scene, Wanted, make_corpus, make_scene
+from bench.fuzz.corpus import SACRIFICED, Kind, Scene, Wanted, make_corpus, make_scene, true_words
 from bench.fuzz.judged import Judged
 from bench.fuzz.message import Mutant, Voucher
 from bench.fuzz.report import ChannelReport, cost, latency
@@ -41,7 +41,7 @@ async def run_channel(stage: Stage, kind: Kind, *, seed: int, count: int, progre
         renewing.cancel()
         telling.cancel()
     seconds = time.perf_counter() - began
-    credited = await _audit(stage, kind, scene, orders, judged) if stage.gateway.running else 0
+    credited = await _audit(stage, scene, orders, judged) if stage.gateway.running else 0
     if not stage.gateway.running:
         judged.blame("the gateway ended")
     sent = len(sender.latencies)
@@ -78,16 +78,13 @@ async def _tell(judged: Judged, progress: Progress) -> None:
 # --- the books --------------------------------------------------------------------------------------------------------
 
 
-async def _audit(stage: Stage, kind: Kind, scene: Scene, wanted: Sequence[Wanted], judged: Judged) -> int:
+async def _audit(stage: Stage, scene: Scene, wanted: Sequence[Wanted], judged: Judged) -> int:
     """How many orders the genuine notifications credit, after it was seen that nothing else did."""
     sacrificed = {order.out_trade_no[:-2] for order in wanted[:SACRIFICED]}
     fuzzed = {order.out_trade_no[:-2] for order in wanted[SACRIFICED:]}
     for complaint in wrong_in(await stage.books(), fuzzed, sacrificed, scene.channel.account):
         judged.blame(complaint)
-    genuine = iter(
-        Mutant(number, "genuine", message, Voucher.PLATFORM)
-        for number, message in enumerate(make_corpus(kind, scene).genuine)
-    )
+    genuine = iter([Mutant(at, "genuine", each, Voucher.PLATFORM) for at, each in enumerate(true_words(scene))])
     delivery = Sender(stage.host, stage.port, lambda: next(genuine, None), judged.complain)
     await delivery.run()
     orders = (await stage.books()).orders
