@@ -10,7 +10,6 @@ _SECOND: Final = timedelta(seconds=1)
 _EPOCH_DAY: Final = _EPOCH.toordinal()
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _PLAIN = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{1,9})?", re.ASCII)
-_COMPACT = re.compile(r"\d{14}", re.ASCII)
 
 
 def rfc3339(unix_s: int) -> str:
@@ -46,7 +45,8 @@ def of_plain(text: str) -> int | None:
 
 def of_compact(text: str) -> int | None:
     """Unix seconds of what `compact` writes; None if it is anything else."""
-    return _beijing(f"{text[:8]}T{text[8:]}") if _COMPACT.fullmatch(text) else None
+    digits = len(text) == 14 and text.isascii() and text.isdigit()
+    return _beijing(f"{text[:8]}T{text[8:]}") if digits else None
 
 
 def _beijing(iso: str) -> int | None:

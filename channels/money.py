@@ -3,7 +3,7 @@
 import re
 
 _YUAN = re.compile(r"(0|[1-9][0-9]{0,12})(?:\.([0-9]{1,5}))?", re.ASCII)
-_FEN = re.compile(r"[0-9]{1,15}", re.ASCII)
+FEN_DIGITS_MAX = 15
 
 
 def yuan(fen: int) -> str:
@@ -22,4 +22,4 @@ def fen_of_yuan(text: str) -> int | None:
 
 def fen_of_digits(text: str) -> int | None:
     """`1200` or `000000001200` as 1200; None if it is anything but digits."""
-    return int(text) if _FEN.fullmatch(text) else None
+    return int(text) if len(text) <= FEN_DIGITS_MAX and text.isascii() and text.isdigit() else None

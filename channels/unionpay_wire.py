@@ -7,6 +7,7 @@ a code is to be taken, they are followed.
 
 import hashlib
 import re
+from binascii import b2a_hex
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -306,7 +307,7 @@ def signed_text(fields: Mapping[bytes, bytes]) -> bytes:
 
 def digest(joined: bytes) -> bytes:
     """The SHA-256 in hex (of which RSA then takes the SHA-256 again)."""
-    return hashlib.sha256(joined).hexdigest().encode("ascii")
+    return b2a_hex(hashlib.sha256(joined).digest())
 
 
 def texts(fields: Mapping[bytes, bytes], charset: str) -> dict[str, str]:
