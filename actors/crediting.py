@@ -59,6 +59,10 @@ def _credit(order: Order, event: PaymentReported, schedule: Schedule) -> Decisio
     other = next((attempt for attempt in attempts if attempt.live), None)
     if other is not None:  # an older attempt was paid while a newer one is open: nobody shall pay that one as well
         attempts = replaced(attempts, replace(other, state=AttemptState.CLOSING))
+    watched = any(attempt.state is AttemptState.CLOSED for attempt in attempts)
+    check_ms = deadlines.paid_watch_check(schedule, 0, event.at_ms) if watched else None
+    if other is not None:
+        check_ms = deadlines.closing_check(schedule, 0, event.at_ms, order, other)
     after = order.advanced(
         state=PAID,
         attempts=attempts,
@@ -68,7 +72,7 @@ def _credit(order: Order, event: PaymentReported, schedule: Schedule) -> Decisio
         reason=None,
         paid_at_ms=event.success_at_ms,
         step=0,
-        next_check_at_ms=deadlines.closing_check(schedule, 0, event.at_ms, order, other) if other else None,
+        next_check_at_ms=check_ms,
     )
     return Decision(after, effects=(Close(other.number),) if other else (), announce=Announcement.ORDER_PAID)
 
@@ -78,7 +82,7 @@ def _excess(order: Order, event: PaymentReported) -> Decision:
         attempts=_settled(order, event.number),
         payments=(*order.payments, _payment(event, PaymentKind.EXCESS)),
     )
-    if after.live_attempt is None:
+    if not any(attempt.live or attempt.state is AttemptState.CLOSED for attempt in after.attempts):
         after = replace(after, next_check_at_ms=None)
     return Decision(after, announce=Announcement.PAYMENT_DUPLICATE, case=Reason.EXCESS_PAYMENT)
 

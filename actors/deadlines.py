@@ -60,6 +60,12 @@ def watch_check(schedule: Schedule, step: int, closed_at_ms: int) -> int | None:
     return closed_at_ms + schedule.watch_ms[step] if step < len(schedule.watch_ms) else None
 
 
+def paid_watch_check(schedule: Schedule, step: int, at_ms: int) -> int | None:
+    """When a paid order's closed attempts are looked at again, counted from the look before; None: the bill decides."""
+    rungs_ms = (0, *schedule.watch_ms)
+    return at_ms + rungs_ms[step + 1] - rungs_ms[step] if step < len(schedule.watch_ms) else None
+
+
 def exception_check(schedule: Schedule, step: int, at_ms: int) -> int | None:
     """When an order in exception asks its channel again; None: from here on the bill decides."""
     return at_ms + schedule.exception_ms[step] if step < len(schedule.exception_ms) else None

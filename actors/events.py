@@ -52,6 +52,7 @@ class PayRequested(msgspec.Struct, frozen=True):
     `in_flight` holds the attempts whose submission is running in this process right now: one found `submitting` that is
     not among them was interrupted, and is asked after before anything is sent again. `tried_to_close` holds those that
     this request has had closed already, to make room: one that came back is not to be closed once more for its sake.
+    `renewable`: the channel gives a fresh credential under the same number when the old one has expired.
     """
 
     at_ms: int
@@ -61,6 +62,7 @@ class PayRequested(msgspec.Struct, frozen=True):
     params_json: str | None = None
     in_flight: frozenset[int] = frozenset()
     tried_to_close: frozenset[int] = frozenset()
+    renewable: bool = True
 
 
 class SubmitAccepted(msgspec.Struct, frozen=True):
@@ -119,6 +121,14 @@ class ReportedNotFound(msgspec.Struct, frozen=True):
     number: int
 
 
+class ReportedDebited(msgspec.Struct, frozen=True):
+    """The channel speaks of a debit that is no payment to us, or not yet."""
+
+    at_ms: int
+    number: int
+    reason: str
+
+
 class ReportedClosed(msgspec.Struct, frozen=True):
     """The channel says that the attempt can not be paid any more."""
 
@@ -171,6 +181,7 @@ Event: TypeAlias = (
     | PaymentReported
     | ReportedNotPaid
     | ReportedNotFound
+    | ReportedDebited
     | ReportedClosed
     | ReportedNotClosable
     | ReportedAlreadyPaid

@@ -31,6 +31,7 @@ from actors.events import (
     PayRequested,
     ReportedAlreadyPaid,
     ReportedClosed,
+    ReportedDebited,
     ReportedNotClosable,
     ReportedNotFound,
     ReportedNotPaid,
@@ -121,12 +122,14 @@ def _pay_again(order: Order, event: PayRequested, schedule: Schedule) -> Decisio
         return _make_room(order, live, event, schedule)
     if live.state is not AttemptState.PENDING:
         return Decision(order, Reply.WAIT, (Query(live.number),))
-    if _usable(live.credential, event.at_ms):
+    if usable(live.credential, event.at_ms):
         return Decision(order)
+    if live.credential is not None and not event.renewable:
+        return _make_room(order, live, event, schedule)
     return _submit_again(order, live, event.at_ms, schedule)
 
 
-def _usable(credential: Credential | None, at_ms: int) -> bool:
+def usable(credential: Credential | None, at_ms: int) -> bool:
     """Whether it can be given to a payer. Where nothing is shown nothing is renewed: the channel asks the payer."""
     return credential is not None and (credential.type is CredentialType.NONE or at_ms < credential.expires_at_ms)
 
@@ -198,10 +201,12 @@ def _unknown(order: Order, event: OutcomeUnknown, schedule: Schedule) -> Decisio
 
 def _not_paid(order: Order, event: ReportedNotPaid, schedule: Schedule) -> Decision:
     attempt = order.attempt(event.number)
-    if attempt is None or not attempt.live:
+    if attempt is None:
         return Decision(order)
-    if order.state is EXCEPTION and order.reason is Reason.UNKNOWN_OUTCOME:  # it speaks again: end it properly
-        return _begin_closing(order, attempt, event.at_ms, schedule)
+    if attempt.state is AttemptState.CLOSED and order.state in (PAID, EXCEPTION):
+        return _not_paid_after_closed(order, event, schedule)
+    if not attempt.live:
+        return Decision(order)
     if attempt.state is AttemptState.CLOSING:
         return Decision(order, Reply.WAIT, () if event.contested else (Close(attempt.number),))
     if attempt.state is AttemptState.PENDING:
@@ -214,6 +219,16 @@ def _not_paid_after_closed(order: Order, event: ReportedNotPaid, _: Schedule) ->
     attempt = order.attempt(event.number)
     known = attempt is not None and attempt.state is AttemptState.CLOSED
     return Decision(order, effects=(Close(event.number),) if known else ())
+
+
+def _debited_after_closed(order: Order, event: ReportedDebited, schedule: Schedule) -> Decision:
+    """Its channel had closed it, and now somebody was debited: nobody knows what becomes of that money. For people."""
+    attempt = order.attempt(event.number)
+    if attempt is None or attempt.state is not AttemptState.CLOSED:
+        return Decision(order)
+    check_ms = deadlines.exception_check(schedule, 0, event.at_ms)
+    after = order.advanced(state=EXCEPTION, reason=Reason.UNKNOWN_OUTCOME, step=0, next_check_at_ms=check_ms)
+    return Decision(after, announce=Announcement.ORDER_EXCEPTION, case=Reason.UNKNOWN_OUTCOME)
 
 
 def _not_found(order: Order, event: ReportedNotFound, schedule: Schedule) -> Decision:
@@ -252,8 +267,8 @@ def _attempt_ended(order: Order, attempt: Attempt, at_ms: int, schedule: Schedul
     after = order.advanced(replace(attempt, state=AttemptState.CLOSED, credential=None))
     if order.state is PAYING:
         return Decision(replace(after, step=0, next_check_at_ms=order.expires_at_ms))
-    if order.state is PAID:
-        return Decision(replace(after, next_check_at_ms=None))
+    if order.state is PAID:  # it is closed, and watched like those of a closed order
+        return Decision(replace(after, step=0, next_check_at_ms=deadlines.paid_watch_check(schedule, 0, at_ms)))
     if order.state is EXCEPTION and order.reason is not Reason.UNKNOWN_OUTCOME:
         return Decision(after)  # money is held here: people decide
     return _close_now(replace(after, version=order.version), at_ms, schedule)
@@ -310,7 +325,7 @@ def _sync(order: Order, _event: SyncRequested, _: Schedule) -> Decision:
 
 
 def _worth_asking(order: Order, attempt: Attempt) -> bool:
-    return attempt.live or (order.state in (CLOSED, EXCEPTION) and attempt.state is AttemptState.CLOSED)
+    return attempt.live or (order.state in (PAID, CLOSED, EXCEPTION) and attempt.state is AttemptState.CLOSED)
 
 
 def _due(order: Order, event: Due, schedule: Schedule) -> Decision:
@@ -347,12 +362,15 @@ def _due_closing(order: Order, at_ms: int, schedule: Schedule) -> Decision:
 
 
 def _due_paid(order: Order, at_ms: int, schedule: Schedule) -> Decision:
-    """Paid, but another attempt is not yet closed at its channel."""
+    """Paid, but another attempt is not yet closed at its channel, or was and is watched: money may still arrive."""
     live, step = order.live_attempt, min(order.step + 1, STEP_MAX)
-    check_ms = deadlines.closing_check(schedule, step, at_ms, order, live) if live else None
-    after = order.advanced(step=step, next_check_at_ms=check_ms)
-    case = Reason.UNCLOSED_ATTEMPT if live and check_ms is None else None
-    return Decision(after, effects=(Query(live.number),) if live else (), case=case)
+    if live is None:
+        check_ms = deadlines.paid_watch_check(schedule, step, at_ms)
+    else:
+        check_ms = deadlines.closing_check(schedule, step, at_ms, order, live)
+    case = Reason.UNCLOSED_ATTEMPT if live is not None and check_ms is None else None
+    asked = tuple(Query(attempt.number) for attempt in order.attempts if _worth_asking(order, attempt))
+    return Decision(order.advanced(step=step, next_check_at_ms=check_ms), effects=asked, case=case)
 
 
 def _due_closed(order: Order, at_ms: int, schedule: Schedule) -> Decision:
@@ -425,7 +443,11 @@ TRANSITIONS: dict[type[Event], dict[OrderState, Rule]] = {
         CLOSING: _rule(_not_paid),
         PAID: _rule(_not_paid),
         CLOSED: _rule(_not_paid_after_closed),
-        EXCEPTION: _rule(_not_paid, CLOSING),
+        EXCEPTION: _rule(_not_paid),
+    },
+    ReportedDebited: {
+        **_ignored(CREATED, PAYING, CLOSING, PAID, EXCEPTION),  # the ladder asks on
+        CLOSED: _rule(_debited_after_closed, EXCEPTION),
     },
     ReportedNotFound: {
         **_ignored(CREATED, CLOSED),

@@ -79,12 +79,16 @@ class Param(msgspec.Struct, frozen=True):
 
 
 class Method(msgspec.Struct, frozen=True):
-    """How a payer can meet a channel, and what an app must or may say with it."""
+    """How a payer can meet a channel, and what an app must or may say with it.
+
+    `renewable`: the same attempt, sent again when its credential has expired, is given a fresh one.
+    """
 
     name: str
     about: str
     credential: CredentialType
     params: tuple[Param, ...] = ()
+    renewable: bool = False
 
 
 class AttemptKey(msgspec.Struct, frozen=True):
@@ -245,6 +249,12 @@ class NotFound(msgspec.Struct, frozen=True):
     at some channels nothing exists before the payer opens what they were given."""
 
 
+class Debited(msgspec.Struct, frozen=True):
+    """query: the channel speaks of a debit that is no payment to us, or not yet: never a no, and nothing to credit."""
+
+    reason: str
+
+
 class ClosedAtChannel(msgspec.Struct, frozen=True):
     """query, close: it can not be paid any more, by the channel's own word."""
 
@@ -285,7 +295,7 @@ class Unknown(msgspec.Struct, frozen=True):
 
 
 PayOutcome: TypeAlias = Accepted | Refused | AlreadyPaid | Unknown
-QueryOutcome: TypeAlias = Paid | NotPaid | NotFound | ClosedAtChannel | Unknown
+QueryOutcome: TypeAlias = Paid | NotPaid | NotFound | Debited | ClosedAtChannel | Unknown
 CloseOutcome: TypeAlias = ClosedAtChannel | AlreadyPaid | NotFound | NotClosable | Unknown
 RefundOutcome: TypeAlias = RefundKnown | Refused | Unknown
 RefundQueryOutcome: TypeAlias = RefundKnown | NotFound | Unknown

@@ -14,15 +14,18 @@ def mistake_in(params: Mapping[str, str], method: Method) -> str:
             possible = ", ".join(takes) or "none"
             return f"params.{name[:64]}: {method.name} does not take it; possible: {possible}"
     for param in method.params:
-        wrong = _wrong(params.get(param.name), param)
+        given = param.name in params
+        wrong = _wrong(params[param.name], param) if given else _missing(param)
         if wrong:
             return f"params.{param.name}: {wrong}"
     return ""
 
 
+def _missing(param: Param) -> str:
+    return f"needed: {param.about}" if param.required else ""
+
+
 def _wrong(value: object, param: Param) -> str:
-    if value is None:
-        return f"needed: {param.about}" if param.required else ""
     if not isinstance(value, str) or not value.isprintable():  # not printable: also U+0000 and lone surrogates
         return "must be text without control characters"
     if not 1 <= len(value) <= param.chars_max:

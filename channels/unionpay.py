@@ -28,6 +28,7 @@ from channels.contract import (
     CloseOutcome,
     Credential,
     CredentialType,
+    Debited,
     Flow,
     NoStatement,
     NotClosable,
@@ -151,6 +152,8 @@ class UnionPay:
                 return AlreadyPaid()
             case NotPaid() | NotFound():
                 return NotClosable()
+            case Debited(reason):
+                return Unknown(reason)
         return known
 
     def _unless_known(self, refused: Refused, attempt: AttemptKey, stamp: Stamp) -> Flow[PayOutcome]:

@@ -23,6 +23,7 @@ from channels.contract import (
     ClosedAtChannel,
     Credential,
     CredentialType,
+    Debited,
     Method,
     NotFound,
     Notified,
@@ -381,10 +382,13 @@ def state_of(answer: Message, attempt: AttemptKey, *, over: bool, long_over: boo
     if original in PAID:
         payment = payment_of(answer)
         return Paid(payment) if payment else Unknown("paid, but the answer lacks amount, currency or queryId")
+    said = meaning(answer, "origRespCode")
+    if original in MONEY_MOVED or (over and original in PAYING - WAITING):
+        return Debited(said)
     if original in PAYING:
-        return ClosedAtChannel() if long_over and original in WAITING else NotPaid()
-    if original in MONEY_MOVED or original not in MEANINGS:
-        return Unknown(meaning(answer, "origRespCode"))
+        return ClosedAtChannel() if long_over else NotPaid()
+    if original not in MEANINGS:
+        return Unknown(said)
     declined = attempt.method == "barcode" and original in DECLINED
     return ClosedAtChannel() if over or declined else NotPaid()
 

@@ -111,23 +111,26 @@ _OPENID = Param(
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
-        Method(name="native", about="the payer scans a QR code", credential=CredentialType.QR),
+        Method(name="native", about="the payer scans a QR code", credential=CredentialType.QR, renewable=True),
         Method(
             name="jsapi",
             about="a page inside WeChat calls WeixinJSBridge with the parameters",
             credential=CredentialType.PARAMS,
+            renewable=True,
             params=(_OPENID,),
         ),
         Method(
             name="mini",
             about="a mini program calls wx.requestPayment with the parameters",
             credential=CredentialType.PARAMS,
+            renewable=True,
             params=(_OPENID,),
         ),
         Method(
             name="h5",
             about="a phone's browser opens the address from the merchant's registered domain",
             credential=CredentialType.URL,
+            renewable=True,
             params=(
                 Param(
                     name="payer_client_ip",
@@ -147,6 +150,7 @@ METHODS: Final[Mapping[str, Method]] = {
             name="app",
             about="an application calls WeChat's OpenSDK with the parameters",
             credential=CredentialType.PARAMS,
+            renewable=True,
         ),
     )
 }

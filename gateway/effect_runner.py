@@ -23,6 +23,7 @@ from actors.events import (
     PaymentReported,
     ReportedAlreadyPaid,
     ReportedClosed,
+    ReportedDebited,
     ReportedNotClosable,
     ReportedNotFound,
     ReportedNotPaid,
@@ -41,6 +42,7 @@ from channels.contract import (
     ChannelPayment,
     ClosedAtChannel,
     CloseOutcome,
+    Debited,
     NotClosable,
     NotFound,
     NotPaid,
@@ -189,6 +191,8 @@ class EffectRunner:
                 return ReportedNotPaid(at_ms, number, contested)
             case NotFound():
                 return ReportedNotFound(at_ms, number)
+            case Debited(reason):
+                return ReportedDebited(at_ms, number, _storable(reason))
             case ClosedAtChannel():
                 return ReportedClosed(at_ms, number)
             case Unknown(reason):

@@ -31,6 +31,7 @@ OUT_ORDER_NO = re.compile(r"^[0-9A-Za-z_.:|*@-]{1,64}\Z")
 OutOrderNo = Annotated[str, Meta(pattern=OUT_ORDER_NO.pattern)]
 Amount = Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
 Url = Annotated[str, Meta(min_length=8, max_length=512)]
+RETURN_URL_CHARS_MAX = 256  # what every channel takes: else an order is taken that some method can not pay
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}\Z")]
 
@@ -55,7 +56,7 @@ class CreateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items: Annotated[list[Item], Meta(max_length=100)] | None = None
     expires_in_s: Annotated[int, Meta(ge=5, le=604_800)] | None = None
     webhook_url: Url | None = None
-    return_url: Url | None = None
+    return_url: Annotated[str, Meta(min_length=8, max_length=RETURN_URL_CHARS_MAX)] | None = None
     metadata: Annotated[dict[Label, Annotated[str, Meta(max_length=512)]], Meta(max_length=50)] | None = None
     late_payment: Literal["accept", "hold"] = "accept"
 

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from actors.events import CredentialType, PayRequested
+from actors.lifecycle import usable
 from actors.order import Attempt, AttemptState, Order, Reply
 from actors.ports import Clock
 from gateway.api.bodies import Pay, Reader, read
@@ -20,6 +21,7 @@ from gateway.effect_runner import InstalledChannel
 from gateway.representation import pay_json, rfc3339
 
 PAY_ROUNDS_MAX = 6  # close, submit, query, submit again, ...: then the caller is told to wait
+INVALID_REQUEST = "invalid_request"  # what channels' flows call a request that can not be sent at all
 QR_CODES_MAX = 512  # drawn ones kept: who shows one asks for it again
 
 _read_pay = Reader(Pay)
@@ -70,7 +72,14 @@ class PaymentsApi:
     def _wish(self, body: Pay) -> PayRequested:
         channel = chosen(self._channels, body)
         params_json = _encode(body.params).decode() if body.params else None
-        return PayRequested(self._clock.now_ms(), body.channel, channel.account, body.method, params_json)
+        return PayRequested(
+            at_ms=self._clock.now_ms(),
+            channel=body.channel,
+            account=channel.account,
+            method=body.method,
+            params_json=params_json,
+            renewable=channel.methods[body.method].renewable,
+        )
 
     async def _settled(
         self, order: Order, attempt: Attempt, wish: PayRequested, deadline: float
@@ -79,7 +88,7 @@ class PaymentsApi:
         while (latest := await self._orders.later(order, deadline)) is not None:
             now = latest.attempt(attempt.number) or attempt
             if now.state is not AttemptState.SUBMITTING:
-                return _answer(latest, now) if now.fulfils(wish) else None
+                return _answer(latest, now, self._clock.now_ms()) if now.fulfils(wish) else None
             order = latest
         return await self._not_settled(order, wish)
 
@@ -89,7 +98,7 @@ class PaymentsApi:
         live = latest.live_attempt
         if live is not None and (live.state is AttemptState.CLOSING or not live.fulfils(wish)):
             raise Problem("payment_in_progress", _in_the_way(live), order_id=order.order_id)
-        settled = None if live is None else _answer(latest, live)
+        settled = None if live is None else _answer(latest, live, self._clock.now_ms())
         return settled or json_response(pay_json(latest, live), 202)
 
     # --- show -----------------------------------------------------------------------------------------------------
@@ -105,13 +114,16 @@ class PaymentsApi:
         return web.Response(body=svg, content_type="image/svg+xml", headers={"Cache-Control": "no-store"})
 
 
-def _answer(order: Order, attempt: Attempt) -> web.Response | None:
+def _answer(order: Order, attempt: Attempt, at_ms: int) -> web.Response | None:
     """What the channel said to the very payment that was asked for; None if that is not the end of it."""
     if attempt.state is AttemptState.FAILED:
-        detail = f"{attempt.failure_code}: {attempt.failure_message}"
-        raise Problem("payment_refused", detail, order_id=order.order_id)
-    shown = attempt.state is AttemptState.PENDING and attempt.credential is not None
-    return json_response(pay_json(order, attempt)) if shown else None
+        code, said = attempt.failure_code, attempt.failure_message or ""
+        field = said.partition(": ")[0] if code == INVALID_REQUEST else None  # a flow's refusal begins with it
+        raise Problem("payment_refused", f"{code}: {said}", param=field, order_id=order.order_id)
+    # A bar code may be paid at once; what is to be shown must still be good.
+    done = attempt.state is AttemptState.SUCCEEDED
+    shown = attempt.state is AttemptState.PENDING and usable(attempt.credential, at_ms)
+    return json_response(pay_json(order, attempt)) if done or shown else None
 
 
 def _in_the_way(live: Attempt | None) -> str:
@@ -122,7 +134,7 @@ def _in_the_way(live: Attempt | None) -> str:
         return f"{name} is being closed, and its channel has not confirmed that yet"
     if live.credential is None:
         return f"{name} was started, and its channel has not answered yet"
-    return f"{name} can not be closed now and can be paid until {rfc3339(live.credential.expires_at_ms)}"
+    return f"{name} can not be closed now; it ends when {rfc3339(live.credential.expires_at_ms)} is some minutes past"
 
 
 def _qr_content(order: Order, at_ms: int) -> str:

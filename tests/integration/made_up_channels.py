@@ -34,6 +34,7 @@ from channels.contract import (
     RefundOutcome,
     RefundQueryOutcome,
     RefundRequest,
+    Refused,
     Stamp,
     StatementFile,
     StatementOutcome,
@@ -69,7 +70,8 @@ class Trade(msgspec.Struct):
 class MadeUpChannel:
     """Without `knows_at_once` it has never heard of an attempt before the payer opens it; without `closes` it can't.
 
-    `silent` holds the verbs that get no answer; `called` is every verb with what named the attempt.
+    `silent` holds the verbs that get no answer; `called` is every verb with what named the attempt. A payer may pay at
+    once, `refuses` is why a request can not be sent, and `life_s` how long a credential is good.
     """
 
     def __init__(self, name: str, *methods: Method, knows_at_once: bool = True, closes: bool = True) -> None:
@@ -79,6 +81,9 @@ class MadeUpChannel:
         self.trades: dict[str, Trade] = {}
         self.silent: set[str] = set()
         self.called: list[tuple[str, AttemptKey]] = []
+        self.pays_at_once = False
+        self.refuses = ""
+        self.life_s: int | None = None
         self._knows_at_once = knows_at_once
         self._closes = closes
 
@@ -103,11 +108,16 @@ class MadeUpChannel:
         number, kind = request.attempt.out_trade_no, self.methods[request.attempt.method].credential
         if "pay" in self.silent:
             return Unknown("silence")
+        if self.refuses:
+            return Refused("invalid_request", self.refuses)
         trade = self.trades.setdefault(number, Trade(request, opened=self._knows_at_once))
+        if self.pays_at_once:
+            self.somebody_pays(number)
         if trade.transaction is not None:
             return AlreadyPaid()
         value = SHOWN[kind] + (number if kind in (CredentialType.QR, CredentialType.URL) else "")
-        return Accepted(Credential(kind, value, request.attempt.expires_at_s))
+        expires_at_s = request.attempt.expires_at_s if self.life_s is None else stamp.now_s + self.life_s
+        return Accepted(Credential(kind, value, expires_at_s))
 
     def query(self, attempt: AttemptKey, stamp: Stamp) -> Flow[QueryOutcome]:
         yield from self._called("query", attempt)
@@ -176,7 +186,7 @@ class MadeUpChannel:
 
 # --- three that differ as the real ones do --------------------------------------------------------------------------
 
-NATIVE = Method("native", "a QR code", CredentialType.QR)
+NATIVE = Method("native", "a QR code", CredentialType.QR, renewable=True)
 JSAPI = Method(
     "jsapi",
     "within the platform's own browser",

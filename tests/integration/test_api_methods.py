@@ -1,6 +1,7 @@
 """How a payer can meet a channel: what there is, what must be said with it, and what the payer is given."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -174,6 +175,36 @@ async def test_a_payer_who_showed_a_code_is_asked_once(api: Api, made: Made, run
     made.unionpay.somebody_pays(order_id + "01")
     assert await notify(api.session, running.url, "unionpay", order_id + "01") == 200
     assert (await api.get(order_id))["state"] == "paid"
+
+
+async def test_a_bar_code_that_is_paid_at_once_is_a_success_and_no_refusal(api: Api, made: Made) -> None:
+    """A till that reads a refusal charges once more."""
+    made.unionpay.pays_at_once = True
+    order_id = (await api.created())["order_id"]
+    answer = await api.pay(order_id, **BARCODE)
+    assert (answer.status, answer.json["payment"]["state"]) == (200, "succeeded")
+    assert (answer.json["order"]["state"], answer.json["payment"]["credential"]) == ("paid", None)
+    (await api.pay(order_id, **BARCODE)).problem(409, "order_paid")
+
+
+async def test_an_expired_credential_is_never_shown(api: Api, made: Made) -> None:
+    """Its renewal was of unknown outcome; asked after, the attempt is payable, but not with what was shown before."""
+    made.wechatpay.life_s = 0
+    order_id = (await api.created())["order_id"]
+    await api.pay(order_id, **NATIVE)
+    made.wechatpay.silent = {"pay"}
+    assert (await api.pay(order_id, **NATIVE)).status == 202
+    made.wechatpay.silent, made.wechatpay.life_s = set(), None
+    answer = await api.pay(order_id, **NATIVE)
+    assert answer.status == 200
+    expires_at = datetime.fromisoformat(answer.json["payment"]["credential"]["expires_at"])
+    assert expires_at > datetime.fromisoformat(answer.json["order"]["created_at"]) + timedelta(minutes=20)
+
+
+async def test_what_a_channel_can_not_be_sent_names_its_field(api: Api, made: Made) -> None:
+    made.wechatpay.refuses = "subject: must hold something that can be shown"
+    order_id = (await api.created())["order_id"]
+    (await api.pay(order_id, **NATIVE)).problem(422, "payment_refused", "subject")
 
 
 # --- as a picture ---------------------------------------------------------------------------------------------------

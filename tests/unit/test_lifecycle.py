@@ -17,12 +17,14 @@ from actors.events import (
     OutcomeUnknown,
     ReportedAlreadyPaid,
     ReportedClosed,
+    ReportedDebited,
     ReportedNotClosable,
     ReportedNotFound,
     ReportedNotPaid,
     Source,
     SubmitAccepted,
     SubmitRefused,
+    SyncRequested,
     Verb,
 )
 from actors.lifecycle import TRANSITIONS, transition
@@ -97,6 +99,20 @@ def test_an_expired_credential_is_renewed_under_the_same_number() -> None:
     decision = decide(told(SUBMITTING, SubmitAccepted(BORN_MS + 50, 1, qr(BORN_MS + 60))), pay(BORN_MS + 61))
     assert decision.effects == (Submit(1),)
     assert len(decision.order.attempts) == 1
+
+
+def test_where_a_channel_renews_nothing_an_expired_credential_makes_room_for_a_new_attempt() -> None:
+    """Alipay refuses the same number: sending it again would push the moment ahead at which *not found* is final."""
+    long = msgspec.structs.replace(fresh(), expires_at_ms=EXPIRES_MS + 100 * SCHEDULE.not_found_final_ms)
+    shown = told(long, pay(), SubmitAccepted(BORN_MS + 50, 1, qr(BORN_MS + 60)))
+    soon = pay(BORN_MS + 61, renewable=False)
+    assert decide(shown, soon).effects == (Close(1),)
+    back = told(shown, soon, ReportedNotFound(BORN_MS + 70, 1))
+    assert back.attempts == shown.attempts
+    late_ms = BORN_MS + 60 + SCHEDULE.not_found_final_ms
+    late = msgspec.structs.replace(soon, at_ms=late_ms)
+    free = told(back, late, ReportedNotFound(late_ms + 1, 1))
+    assert decide(free, late).effects == (Submit(2),)
 
 
 def test_a_payer_who_was_asked_by_the_channel_is_not_asked_again_however_long_it_takes() -> None:
@@ -222,7 +238,8 @@ def test_a_payment_of_an_old_attempt_closes_the_newer_one_at_its_channel() -> No
     assert decision.order.state is OrderState.PAID
     assert decision.effects == (Close(2),)
     assert decision.order.next_check_at_ms is not None
-    assert told(decision.order, ReportedClosed(BORN_MS + 9999, 2)).next_check_at_ms is None
+    ended = told(decision.order, ReportedClosed(BORN_MS + 9999, 2))
+    assert ended.next_check_at_ms == BORN_MS + 9999 + SCHEDULE.watch_ms[0], "it is closed, and watched"
 
 
 # --- close ----------------------------------------------------------------------------------------------------------
@@ -318,7 +335,8 @@ def test_expiry_starts_the_close_protocol_and_silence_to_the_end_is_an_exception
     assert order.next_check_at_ms is not None, "slow queries go on"
     assert told(order, paid_event(order.next_check_at_ms)).state is OrderState.PAID
     assert told(order, ReportedClosed(order.next_check_at_ms, 1)).state is OrderState.CLOSED
-    assert told(order, ReportedNotPaid(order.next_check_at_ms, 1)).state is OrderState.CLOSING
+    again = decide(order, ReportedNotPaid(order.next_check_at_ms, 1))
+    assert (again.order, again.effects) == (order, (Close(1),)), "it is closed once more, and stays one case"
 
 
 def looks(order: Order, *answers: Event) -> tuple[Order, list[int]]:
@@ -389,13 +407,53 @@ def test_a_paid_order_is_as_patient_with_its_other_attempt() -> None:
     assert set(cases) == {None}
     assert order.next_check_at_ms == FINAL_MS
     ended = told(order, ReportedNotFound(FINAL_MS, 2))
-    assert (ended.state, ended.live_attempt, ended.next_check_at_ms) == (OrderState.PAID, None, None)
+    assert (ended.state, ended.live_attempt) == (OrderState.PAID, None)
     silent, seen = order, None
     while seen is None:
         assert silent.next_check_at_ms is not None
         decision = decide(silent, Due(silent.next_check_at_ms))
         silent, seen = decision.order, decision.case
     assert seen is Reason.UNCLOSED_ATTEMPT
+
+
+def test_a_paid_order_watches_the_attempt_that_was_closed_to_make_room() -> None:
+    """A channel may take money for it after all, and the notification of that may be lost."""
+    second = told(PENDING, ReportedClosed(BORN_MS + 70, 1), pay(), SubmitAccepted(BORN_MS + 80, 2, CREDENTIAL))
+    order = told(second, paid_event(number=2))
+    learned_ms, moments = BORN_MS + 9000, []
+    assert decide(order, SyncRequested(learned_ms)).effects == (Query(1),)
+    excess = told(order, paid_event(BORN_MS + 9999, transaction="T2"))
+    assert [payment.kind for payment in excess.payments] == [PaymentKind.CREDIT, PaymentKind.EXCESS]
+    assert decide(order, ReportedNotPaid(learned_ms, 1)).effects == (Close(1),)
+    while order.next_check_at_ms is not None:
+        moments.append(order.next_check_at_ms - learned_ms)
+        decision = decide(order, Due(order.next_check_at_ms))
+        assert (decision.effects, decision.case) == ((Query(1),), None)
+        order = decision.order
+    assert moments == list(SCHEDULE.watch_ms)
+    assert PAID.next_check_at_ms is None, "there is nothing to watch where there was one attempt"
+
+
+def test_a_debit_after_closed_is_never_silence() -> None:
+    """UnionPay: debited but after the payment time, posting unknown: no payment to credit, and nothing to forget."""
+    decision = decide(CLOSED, ReportedDebited(BORN_MS + 99_000, 1, "42"))
+    after = decision.order
+    assert (after.state, after.reason, decision.case) == (OrderState.EXCEPTION, *2 * (Reason.UNKNOWN_OUTCOME,))
+    assert decision.announce is Announcement.ORDER_EXCEPTION
+    assert after.next_check_at_ms is not None
+    assert decide(after, Due(after.next_check_at_ms)).effects == (Query(1),)
+    assert decide(after, ReportedDebited(BORN_MS + 99_001, 1, "42")).order is after, "one case"
+    assert told(after, paid_event(BORN_MS + 99_002)).state is OrderState.PAID
+
+
+def test_what_is_neither_paid_nor_closable_is_one_case_and_comes_to_an_end() -> None:
+    order, cases = CLOSING, 0
+    while order.next_check_at_ms is not None:
+        at_ms = order.next_check_at_ms
+        decision = decide(order, Due(at_ms))
+        cases += decision.case is not None
+        order = told(decision.order, ReportedNotPaid(at_ms + 10, 1), ReportedNotClosable(at_ms + 20, 1))
+    assert (order.state, cases) == (OrderState.EXCEPTION, 1)
 
 
 def test_a_closed_order_is_watched_then_left_to_the_bill() -> None:
