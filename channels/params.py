@@ -26,6 +26,8 @@ def _missing(param: Param) -> str:
 
 
 def _wrong(value: object, param: Param) -> str:
+    if value is None:
+        return f"must not be null: {param.about}"
     if not isinstance(value, str) or not value.isprintable():  # not printable: also U+0000 and lone surrogates
         return "must be text without control characters"
     if not 1 <= len(value) <= param.chars_max:

@@ -38,7 +38,7 @@ def test_what_the_method_takes_is_no_mistake(params):
         ({"ip": "1", "app": "123456"}, "params.app: must have 1 to 5 characters"),
         ({"ip": "1", "app": "a\0"}, "params.app: must be text without control characters"),
         ({"ip": "1", "app": "a\ud800"}, "params.app: must be text without control characters"),
-        ({"ip": "1", "app": None}, "params.app: must be text without control characters"),
+        ({"ip": "1", "app": None}, "params.app: must not be null: the app's name"),
         ({"ip": "1", "other": "x"}, "params.other: h5 does not take it; possible: ip, type, app"),
     ],
 )

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from channels.contract import NotFound, NotPaid, Paid, RefundState, Unknown
+from channels.contract import Debited, NotFound, NotPaid, Paid, RefundState, Unknown
 from channels.moments import compact
 from channels.simulator.unionpay import LIES, REQUEST_FAULTS, VARIANTS
 from channels.simulator.unionpay_faults import UnionpayFaults
@@ -168,7 +168,7 @@ async def test_a_browser_that_meets_a_fault_sees_that_it_broke_and_tries_again(u
 
 
 @pytest.mark.parametrize(
-    ("fault", "said", "kind"), [("pending", ("03", "04", "05"), NotPaid), ("moved", ("42", "74", "75"), Unknown)]
+    ("fault", "said", "kind"), [("pending", ("03", "04", "05"), NotPaid), ("moved", ("42", "74", "75"), Debited)]
 )
 async def test_a_payment_may_be_unsettled_for_two_queries(unionpay_folder, ours, fault, said, kind):
     async with counter(unionpay_folder, ours, faults={fault: 1.0}) as at:

@@ -13,12 +13,12 @@ from channels.contract import (
     AlreadyPaid,
     ClosedAtChannel,
     CredentialType,
+    Debited,
     NotClosable,
     NotFound,
     NotPaid,
     Paid,
     Refused,
-    Unknown,
 )
 from channels.simulator.unionpay import UnionpayPlatform
 from channels.unionpay import UnionPay
@@ -166,7 +166,7 @@ async def test_a_bank_page_takes_money_too_late_and_it_goes_back_by_itself(union
         await at.until_over("TRADE0001")
         assert (await at.paid("TRADE0001", late=True))["state"] == "paid"
         known = await at.query("TRADE0001")
-        assert isinstance(known, Unknown)
+        assert isinstance(known, Debited)
         assert "origRespCode 42 (debited, but after the payment time) 扣款成功" in known.reason
         assert (await at.until_refunded("TRADE0001")) == {"state": "succeeded", "amount": AMOUNT}
         assert box.empty()  # success would be told; this is none
