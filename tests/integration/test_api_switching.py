@@ -123,15 +123,20 @@ async def test_the_ladder_goes_on_when_the_caller_has_gone(api: Api, made: Made)
     assert (await api.get(order_id))["state"] == "paying", "the order is still to be paid"
 
 
-async def test_who_comes_back_to_what_never_began_takes_it_up_again(api: Api, made: Made) -> None:
+async def test_who_comes_back_to_what_never_began_takes_it_up_again(
+    made: Made, database_url: str, tmp_path: Path, app: NewApp, session: aiohttp.ClientSession
+) -> None:
     """The channel was away from the first moment, so nobody holds anything of the attempt."""
+    patient = {**QUICK, "checks": {**QUICK["checks"], "not_found_final_s": 600}}
     made.wechatpay.silent = {"pay", "close", "query"}
-    order_id = (await api.created())["order_id"]
-    assert (await api.pay(order_id, **WECHAT)).status == 202
-    (await api.pay(order_id, **ALIPAY)).problem(409, "payment_in_progress")
-    made.wechatpay.silent = set()
-    answer = await api.pay(order_id, **WECHAT)
-    assert (answer.status, answer.json["payment"]["attempt_id"]) == (200, order_id + "01")
+    async with gateway_with(made, tmp_path, database_url, **patient) as gateway:
+        api = Api(session, gateway.url, app.api_key)
+        order_id = (await api.created())["order_id"]
+        assert (await api.pay(order_id, **WECHAT)).status == 202
+        (await api.pay(order_id, **ALIPAY)).problem(409, "payment_in_progress")
+        made.wechatpay.silent = set()
+        answer = await api.pay(order_id, **WECHAT)
+        assert (answer.status, answer.json["payment"]["attempt_id"]) == (200, order_id + "01")
 
 
 async def test_a_late_payment_of_the_first_is_excess_once_the_second_was_paid(
@@ -210,7 +215,7 @@ def _utc(at_s: int) -> str:
 async def test_a_storm_of_changing_minds_at_two_gateways_leaves_one_payment_that_can_be_made(
     made: Made, database_url: str, tmp_path: Path, app: NewApp, session: aiohttp.ClientSession
 ) -> None:
-    """Whatever is asked of whom at once: nothing fails, and nobody could ever pay in two places."""
+    """Whatever is asked of whom at once: nothing breaks, and nobody could ever pay in two places."""
     (tmp_path / "other").mkdir()
     chance = random.Random(7)
     async with (
@@ -229,7 +234,8 @@ async def test_a_storm_of_changing_minds_at_two_gateways_leaves_one_payment_that
                 for number in mine:  # Alipay closes only what somebody opened
                     channel = made.alipay if number in made.alipay.trades else made.wechatpay
                     channel.trades[number].opened = True
-            assert {answer.status for answer in await paying} <= {200, 202, 409}
+            for answer in await paying:  # who loses every race against the other gateway is sent away, unharmed
+                assert answer.status in (200, 202, 409) or answer.json["code"] == "overloaded", answer.json
             order = await apis[0].get(order_id)
             assert (
                 sum(
