@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from actors.events import Event
-from actors.order import Announcement, Attempt, Decision, Order, Payment, Reason
+from actors.order import Announcement, Attempt, Decision, Order, Payment, Reason, Refund, Settlement
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +24,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 class Write(msgspec.Struct, frozen=True, gc=False):
     """All that one transition makes durable, or nothing of it. `order.version` 1 is a birth, which needs no evidence.
 
+    `payments` are new, `accepted` were held and are the credit now; `about` is the refund that is announced.
     `fingerprint` is set on the birth of an order whose buyer was named; `arrivals` alone (no order) is allowed.
     """
 
@@ -33,8 +34,12 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     at_ms: int = 0
     attempts: tuple[Attempt, ...] = ()
     payments: tuple[Payment, ...] = ()
+    accepted: tuple[Payment, ...] = ()
+    refunds: tuple[Refund, ...] = ()
     announce: Announcement | None = None
+    about: str | None = None
     case: Reason | None = None
+    settles: Settlement | None = None
     fingerprint: bytes | None = None
     arrivals: tuple[Arrival, ...] = ()
 
@@ -59,8 +64,14 @@ def move(before: Order, event: Event, decision: Decision, arrivals: tuple[Arriva
             if index >= known or attempt is not before.attempts[index]
         ),
         payments=after.payments[len(before.payments) :],
+        accepted=tuple(
+            payment for payment, known in zip(after.payments, before.payments, strict=False) if payment is not known
+        ),
+        refunds=tuple(refund for refund in after.refunds if refund not in before.refunds),
         announce=decision.announce,
+        about=decision.about,
         case=decision.case,
+        settles=decision.settles,
         arrivals=arrivals,
     )
 

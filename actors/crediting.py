@@ -1,14 +1,15 @@
 """What a payment that a channel reports becomes: the credit, money too much, or money held for people. Pure.
 
 It is compared by its channel transaction first, then by amount, currency and account, and only then by the order's
-state: what is recorded stays recorded, and an order is credited once.
+state: what is recorded stays recorded, and an order is credited once. What must not be kept is given back by a refund
+that is written down together with it.
 """
 
 import msgspec
 
-from actors import deadlines
+from actors import deadlines, refunding
 from actors.deadlines import Schedule
-from actors.effects import Close
+from actors.effects import Close, Effect, SubmitRefund
 from actors.events import PaymentReported
 from actors.order import (
     Announcement,
@@ -21,10 +22,14 @@ from actors.order import (
     Payment,
     PaymentKind,
     Reason,
+    RefundCause,
+    Settlement,
     replaced,
 )
 
 PAID, CLOSED, EXCEPTION = OrderState.PAID, OrderState.CLOSED, OrderState.EXCEPTION
+
+UNCLEAR = (Reason.UNKNOWN_OUTCOME, Reason.UNCLOSED_ATTEMPT)  # cases that the channel's word ends
 
 replace = msgspec.structs.replace
 
@@ -37,10 +42,17 @@ def payment_reported(order: Order, event: PaymentReported, schedule: Schedule) -
     if difference is not None:
         return _hold(order, event, difference, Announcement.ORDER_EXCEPTION, schedule)
     if order.state is PAID:
-        return _excess(order, event)
-    if order.state is CLOSED and order.content.late_payment is LatePolicy.HOLD:
+        return _give_back(order, event, RefundCause.EXCESS, schedule)
+    if order.state is CLOSED and order.content.late_payment is LatePolicy.REFUND:
+        return _give_back(order, event, RefundCause.LATE, schedule)
+    if _held_when_late(order):
         return _hold(order, event, Reason.LATE_PAYMENT, Announcement.ORDER_LATE_PAYMENT, schedule)
     return _credit(order, event, schedule)
+
+
+def _held_when_late(order: Order) -> bool:
+    late = order.state is CLOSED or (order.state is EXCEPTION and order.reason is Reason.LATE_PAYMENT)
+    return late and order.content.late_payment is LatePolicy.HOLD
 
 
 def _difference(order: Order, event: PaymentReported) -> Reason | None:
@@ -55,36 +67,58 @@ def _difference(order: Order, event: PaymentReported) -> Reason | None:
 
 
 def _credit(order: Order, event: PaymentReported, schedule: Schedule) -> Decision:
-    attempts = _settled(order, event.number)
+    after, effects = credited(order, event.number, _payment(event, PaymentKind.CREDIT), event.at_ms, schedule)
+    settles = Settlement(UNCLEAR, "paid") if order.state is EXCEPTION else None
+    return Decision(after, effects=effects, announce=Announcement.ORDER_PAID, settles=settles)
+
+
+def credited(
+    order: Order, number: int, payment: Payment, at_ms: int, schedule: Schedule
+) -> tuple[Order, tuple[Effect, ...]]:
+    """The order paid by this payment, and what is to be done about an attempt that is open still.
+
+    A payment that is among the order's already (it was held) becomes the credit.
+    """
+    attempts = _settled(order, number)
     other = next((attempt for attempt in attempts if attempt.live), None)
     if other is not None:  # an older attempt was paid while a newer one is open: nobody shall pay that one as well
         attempts = replaced(attempts, replace(other, state=AttemptState.CLOSING))
     watched = any(attempt.state is AttemptState.CLOSED for attempt in attempts)
-    check_ms = deadlines.paid_watch_check(schedule, 0, event.at_ms) if watched else None
+    check_ms = deadlines.paid_watch_check(schedule, 0, at_ms) if watched else None
     if other is not None:
-        check_ms = deadlines.closing_check(schedule, 0, event.at_ms, order, other)
+        check_ms = deadlines.closing_check(schedule, 0, at_ms, order, other)
     after = order.advanced(
         state=PAID,
         attempts=attempts,
-        payments=(*order.payments, _payment(event, PaymentKind.CREDIT)),
-        paid_amount=event.amount,
-        late=order.state is CLOSED or event.success_at_ms > order.expires_at_ms,
+        payments=_with_payment(order, payment),
+        paid_amount=payment.amount,
+        late=order.state is CLOSED or payment.success_at_ms > order.expires_at_ms,
         reason=None,
-        paid_at_ms=event.success_at_ms,
+        paid_at_ms=payment.success_at_ms,
         step=0,
         next_check_at_ms=check_ms,
     )
-    return Decision(after, effects=(Close(other.number),) if other else (), announce=Announcement.ORDER_PAID)
+    return after, (Close(other.number),) if other else ()
 
 
-def _excess(order: Order, event: PaymentReported) -> Decision:
-    after = order.advanced(
-        attempts=_settled(order, event.number),
-        payments=(*order.payments, _payment(event, PaymentKind.EXCESS)),
-    )
+def _with_payment(order: Order, payment: Payment) -> tuple[Payment, ...]:
+    if not order.knows(payment.channel, payment.account, payment.transaction):
+        return (*order.payments, payment)
+    return tuple(payment if known.transaction == payment.transaction else known for known in order.payments)
+
+
+def _give_back(order: Order, event: PaymentReported, cause: RefundCause, schedule: Schedule) -> Decision:
+    """Money beyond the credit, or too late for an order whose app wants none: its refund is in the same commit."""
+    payment = _payment(event, PaymentKind.EXCESS)
+    after = order.advanced(attempts=_settled(order, event.number), payments=(*order.payments, payment))
     if not any(attempt.live or attempt.state is AttemptState.CLOSED for attempt in after.attempts):
         after = replace(after, next_check_at_ms=None)
-    return Decision(after, announce=Announcement.PAYMENT_DUPLICATE, case=Reason.EXCESS_PAYMENT)
+    announce = Announcement.PAYMENT_DUPLICATE if cause is RefundCause.EXCESS else Announcement.ORDER_LATE_PAYMENT
+    refund = refunding.give_back(order, payment, cause, event.at_ms, schedule)
+    if refund is None:
+        return Decision(after, announce=announce, case=Reason.EXCESS_PAYMENT)
+    effects: tuple[Effect, ...] = (SubmitRefund(refund.refund_id),)
+    return Decision(refunding.with_refund(after, refund), effects=effects, announce=announce, about=refund.refund_id)
 
 
 def _hold(order: Order, event: PaymentReported, reason: Reason, announce: Announcement, schedule: Schedule) -> Decision:

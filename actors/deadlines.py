@@ -17,6 +17,7 @@ class Schedule(msgspec.Struct, frozen=True):
     closing_ms: tuple[int, ...] = (5_000, 10_000, 20_000, 30_000, 60_000, 180_000, 300_000, 600_000)
     watch_ms: tuple[int, ...] = (60_000, 600_000, 3_600_000, 21_600_000)
     exception_ms: tuple[int, ...] = (3_600_000,) * 24 + (21_600_000,) * 24
+    refund_ms: tuple[int, ...] = (5_000, 10_000, 20_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000, 21_600_000)
     not_found_final_ms: int = 600_000
 
 
@@ -69,3 +70,9 @@ def paid_watch_check(schedule: Schedule, step: int, at_ms: int) -> int | None:
 def exception_check(schedule: Schedule, step: int, at_ms: int) -> int | None:
     """When an order in exception asks its channel again; None: from here on the bill decides."""
     return at_ms + schedule.exception_ms[step] if step < len(schedule.exception_ms) else None
+
+
+def refund_check(schedule: Schedule, step: int, at_ms: int) -> int:
+    """When an open refund is asked after again; the last rung is repeated for ever: unknown never becomes a no."""
+    rungs_ms = schedule.refund_ms
+    return at_ms + rungs_ms[min(step, len(rungs_ms) - 1)]

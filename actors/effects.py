@@ -1,7 +1,7 @@
 """What an order can ask to be done once its decision is durable: values, carried out elsewhere.
 
 An effect may be lost with the process that held it. Everything it would do is also written in the order's row (an
-attempt found `submitting` or `closing`, a `next_check_at`), so the sweep finds it again.
+attempt or refund found `submitting`, an attempt found `closing`, a `next_check_at`), so the sweep finds it again.
 """
 
 from typing import TypeAlias
@@ -32,4 +32,16 @@ class Close(msgspec.Struct, frozen=True):
     number: int
 
 
-Effect: TypeAlias = Submit | Query | Close
+class SubmitRefund(msgspec.Struct, frozen=True):
+    """Have the channel give the refund's money back."""
+
+    refund_id: str
+
+
+class QueryRefund(msgspec.Struct, frozen=True):
+    """Ask the channel what became of a refund."""
+
+    refund_id: str
+
+
+Effect: TypeAlias = Submit | Query | Close | SubmitRefund | QueryRefund

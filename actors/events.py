@@ -25,6 +25,24 @@ class Verb(StrEnum):
     CLOSE = "close"
 
 
+class RefundWord(StrEnum):
+    """What a channel says of a refund."""
+
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABNORMAL = "abnormal"
+
+
+class CaseAction(StrEnum):
+    """What people do about a case: ask or send again, take the money as it is, give it back, or leave it at that."""
+
+    RETRY = "retry"
+    ACCEPT = "accept"
+    REFUND = "refund"
+    CLOSE = "close"
+
+
 class CredentialType(StrEnum):
     """What the payer is given. NONE: they have shown a code of theirs, and the channel asks them."""
 
@@ -173,6 +191,74 @@ class Due(msgspec.Struct, frozen=True):
     claimed_version: int | None = None
 
 
+class RefundRequested(msgspec.Struct, frozen=True):
+    """The app wants money of a paid order given back; `out_refund_no` is its own number for that."""
+
+    at_ms: int
+    out_refund_no: str
+    amount: int
+    reason: str = ""
+
+
+class RefundReported(msgspec.Struct, frozen=True):
+    """The channel states, verified, where a refund is. `amount` is None where it does not say."""
+
+    at_ms: int
+    refund_id: str
+    source: Source
+    channel: str
+    account: str
+    word: RefundWord
+    amount: int | None = None
+    channel_refund: str | None = None
+    success_at_ms: int | None = None
+    detail: str = ""
+    evidence: str = ""
+
+
+class RefundRefused(msgspec.Struct, frozen=True):
+    """The channel said a definite no to this sending of a refund."""
+
+    at_ms: int
+    refund_id: str
+    code: str
+    message: str
+
+
+class RefundNotFound(msgspec.Struct, frozen=True):
+    """The channel does not know the refund: not a no, it is sent again under its number."""
+
+    at_ms: int
+    refund_id: str
+
+
+class RefundOutcomeUnknown(msgspec.Struct, frozen=True):
+    """Nobody knows what became of a refund's sending."""
+
+    at_ms: int
+    refund_id: str
+    reason: str
+
+
+class RefundsDue(msgspec.Struct, frozen=True):
+    """The moment of an order's refunds has come; `claimed` names those that the sweep claimed at `claimed_version`."""
+
+    at_ms: int
+    claimed: tuple[str, ...] = ()
+    claimed_version: int | None = None
+
+
+class CaseResolved(msgspec.Struct, frozen=True):
+    """People settle the case that was opened with `version`, for `reason`. `by` is who, `note` is why."""
+
+    at_ms: int
+    version: int
+    reason: str
+    action: CaseAction
+    by: str
+    note: str
+
+
 Event: TypeAlias = (
     PayRequested
     | SubmitAccepted
@@ -188,4 +274,11 @@ Event: TypeAlias = (
     | CloseRequested
     | SyncRequested
     | Due
+    | RefundRequested
+    | RefundReported
+    | RefundRefused
+    | RefundNotFound
+    | RefundOutcomeUnknown
+    | RefundsDue
+    | CaseResolved
 )

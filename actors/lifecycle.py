@@ -9,6 +9,7 @@ looks it up and holds the rule to its word. The rules in prose:
   order stays payable; if it can not be closed it is as it was before, and the other one has to wait.
 * Whatever is paid stays paid: later events are recorded and never take it back.
 * A refusal ends an attempt only if nobody can hold a credential of it: an earlier submission may have been answered.
+* Refunds have states of their own and never move the order's; neither does an order's end stop them.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from actors import deadlines
-from actors.crediting import payment_reported
+from actors.casework import case_resolved
+from actors.crediting import UNCLEAR, payment_reported
 from actors.deadlines import Schedule
 from actors.effects import Close, Query, Submit
+from actors.ending import closed, closing
 from actors.events import (
+    CaseResolved,
     CloseRequested,
     Credential,
     CredentialType,
@@ -29,6 +33,12 @@ from actors.events import (
     OutcomeUnknown,
     PaymentReported,
     PayRequested,
+    RefundNotFound,
+    RefundOutcomeUnknown,
+    RefundRefused,
+    RefundReported,
+    RefundRequested,
+    RefundsDue,
     ReportedAlreadyPaid,
     ReportedClosed,
     ReportedDebited,
@@ -50,6 +60,15 @@ from actors.order import (
     OrderState,
     Reason,
     Reply,
+    Settlement,
+)
+from actors.refunding import (
+    refund_not_found,
+    refund_outcome_unknown,
+    refund_refused,
+    refund_reported,
+    refund_requested,
+    refunds_due,
 )
 
 CREATED, PAYING, CLOSING = OrderState.CREATED, OrderState.PAYING, OrderState.CLOSING
@@ -267,11 +286,14 @@ def _attempt_ended(order: Order, attempt: Attempt, at_ms: int, schedule: Schedul
     after = order.advanced(replace(attempt, state=AttemptState.CLOSED, credential=None))
     if order.state is PAYING:
         return Decision(replace(after, step=0, next_check_at_ms=order.expires_at_ms))
+    settles = Settlement(UNCLEAR, "closed")
     if order.state is PAID:  # it is closed, and watched like those of a closed order
-        return Decision(replace(after, step=0, next_check_at_ms=deadlines.paid_watch_check(schedule, 0, at_ms)))
+        check_ms = deadlines.paid_watch_check(schedule, 0, at_ms)
+        return Decision(replace(after, step=0, next_check_at_ms=check_ms), settles=settles)
     if order.state is EXCEPTION and order.reason is not Reason.UNKNOWN_OUTCOME:
         return Decision(after)  # money is held here: people decide
-    return _close_now(replace(after, version=order.version), at_ms, schedule)
+    closed = _close_now(replace(after, version=order.version), at_ms, schedule)
+    return replace(closed, settles=settles if order.state is EXCEPTION else None)
 
 
 def _already_paid(order: Order, event: ReportedAlreadyPaid, _: Schedule) -> Decision:
@@ -289,29 +311,11 @@ def _close_requested(order: Order, event: CloseRequested, schedule: Schedule) ->
 
 
 def _begin_closing(order: Order, live: Attempt, at_ms: int, schedule: Schedule) -> Decision:
-    after = order.advanced(
-        replace(live, state=AttemptState.CLOSING),
-        state=CLOSING,
-        reason=None,
-        step=0,
-        next_check_at_ms=deadlines.closing_check(schedule, 0, at_ms, order, live),
-    )
-    return Decision(after, Reply.WAIT, (Close(live.number),))
+    return Decision(closing(order, live, at_ms, schedule), Reply.WAIT, (Close(live.number),))
 
 
 def _close_now(order: Order, at_ms: int, schedule: Schedule) -> Decision:
-    """Closed for the app. If any attempt ever left the house, its channel is still watched for a while."""
-    watched = any(attempt.state is AttemptState.CLOSED for attempt in order.attempts)
-    after = replace(
-        order,
-        state=CLOSED,
-        version=order.version + 1,
-        reason=None,
-        closed_at_ms=at_ms,
-        step=0,
-        next_check_at_ms=deadlines.watch_check(schedule, 0, at_ms) if watched else None,
-    )
-    return Decision(after, announce=Announcement.ORDER_CLOSED)
+    return Decision(closed(order, at_ms, schedule), announce=Announcement.ORDER_CLOSED)
 
 
 def _expire(order: Order, at_ms: int, schedule: Schedule) -> Decision:
@@ -487,5 +491,18 @@ TRANSITIONS: dict[type[Event], dict[OrderState, Rule]] = {
         PAID: _rule(_due),
         CLOSED: _rule(_due),
         EXCEPTION: _rule(_due),
+    },
+    RefundRequested: {
+        PAID: _rule(refund_requested),
+        **{state: _rule(_refuse(Reply.ORDER_NOT_PAID)) for state in OrderState if state is not PAID},
+    },
+    RefundReported: {state: _rule(refund_reported) for state in OrderState},
+    RefundRefused: {state: _rule(refund_refused) for state in OrderState},
+    RefundNotFound: {state: _rule(refund_not_found) for state in OrderState},
+    RefundOutcomeUnknown: {state: _rule(refund_outcome_unknown) for state in OrderState},
+    RefundsDue: {state: _rule(refunds_due) for state in OrderState},
+    CaseResolved: {
+        **{state: _rule(case_resolved) for state in OrderState if state is not EXCEPTION},
+        EXCEPTION: _rule(case_resolved, CLOSING, PAID, CLOSED),
     },
 }

@@ -49,10 +49,36 @@ class PaymentKind(StrEnum):
     HELD = "held"
 
 
+class RefundCause(StrEnum):
+    """Who wants money given back: the app, the rules (money too much, money too late), or people who settled a case."""
+
+    APP = "app"
+    EXCESS = "excess"
+    LATE = "late"
+    PEOPLE = "people"
+
+
+class RefundState(StrEnum):
+    """Where a refund is. ABNORMAL: it stands still at its channel until a person helps there. Unknown is never a no."""
+
+    SUBMITTING = "submitting"
+    UNKNOWN = "unknown"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABNORMAL = "abnormal"
+    REVERSED = "reversed"
+
+
+OPEN = frozenset({RefundState.SUBMITTING, RefundState.UNKNOWN, RefundState.PROCESSING, RefundState.ABNORMAL})
+GIVEN_UP = frozenset({RefundState.FAILED, RefundState.REVERSED})
+
+
 class LatePolicy(StrEnum):
     """What an app wants of a payment that succeeds after its order was closed."""
 
     ACCEPT = "accept"
+    REFUND = "refund"
     HOLD = "hold"
 
 
@@ -67,6 +93,10 @@ class Reason(StrEnum):
     LATE_PAYMENT = "late_payment"
     EXCESS_PAYMENT = "excess_payment"
     UNCLOSED_ATTEMPT = "unclosed_attempt"
+    REFUND_FAILED = "refund_failed"
+    REFUND_ABNORMAL = "refund_abnormal"
+    REFUND_UNKNOWN = "refund_unknown"
+    REFUND_REVERSED = "refund_reversed"
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):
@@ -131,6 +161,45 @@ class Payment(msgspec.Struct, frozen=True, gc=False):
     learned_by: str
 
 
+class Refund(msgspec.Struct, frozen=True, gc=False):
+    """Money of one payment on its way back.
+
+    `refund_id` is also its number at the channel: never used for anything else, and kept whatever happens.
+    `out_refund_no` is the app's own number if the app asked for it. `started_at_ms` never changes; `submitted_at_ms` is
+    the last sending.
+    """
+
+    refund_id: str
+    cause: RefundCause
+    number: int
+    channel: str
+    account: str
+    transaction: str
+    amount: int
+    state: RefundState
+    started_at_ms: int
+    submitted_at_ms: int
+    submits: int = 1
+    step: int = 0
+    next_check_at_ms: int | None = None
+    out_refund_no: str | None = None
+    reason: str = ""
+    channel_refund: str | None = None
+    failure_code: str | None = None
+    failure_message: str | None = None
+    succeeded_at_ms: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether its channel is still to be asked."""
+        return self.state in OPEN
+
+    def gives_back(self, payment: Payment) -> bool:
+        """Whether it is about this payment."""
+        mine = (self.channel, self.account, self.transaction)
+        return mine == (payment.channel, payment.account, payment.transaction)
+
+
 class Order(msgspec.Struct, frozen=True, gc=False):
     """An order at one version. Every change makes a new value with `version + 1`."""
 
@@ -144,6 +213,7 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     step: int = 0
     attempts: tuple[Attempt, ...] = ()
     payments: tuple[Payment, ...] = ()
+    refunds: tuple[Refund, ...] = ()
     paid_amount: int = 0
     refunded_amount: int = 0
     late: bool = False
@@ -159,9 +229,31 @@ class Order(msgspec.Struct, frozen=True, gc=False):
                 return attempt
         return None
 
+    @property
+    def credit(self) -> Payment | None:
+        """The payment that paid the order."""
+        return next((payment for payment in self.payments if payment.kind is PaymentKind.CREDIT), None)
+
+    @property
+    def wakes_at_ms(self) -> int | None:
+        """When the order or one of its refunds is to be looked at next."""
+        moments_ms = [refund.next_check_at_ms for refund in self.refunds if refund.next_check_at_ms is not None]
+        if self.next_check_at_ms is not None:
+            moments_ms.append(self.next_check_at_ms)
+        return min(moments_ms, default=None)
+
     def attempt(self, number: int) -> Attempt | None:
         """The attempt of that number."""
         return self.attempts[number - 1] if 1 <= number <= len(self.attempts) else None
+
+    def refund(self, refund_id: str) -> Refund | None:
+        """The refund of that id."""
+        return next((refund for refund in self.refunds if refund.refund_id == refund_id), None)
+
+    def refunding(self, payment: Payment) -> int:
+        """How much of a payment was given back or is on its way."""
+        backs = (refund for refund in self.refunds if refund.gives_back(payment) and refund.state not in GIVEN_UP)
+        return sum(refund.amount for refund in backs)
 
     def advanced(self, attempt: Attempt | None = None, **changes: Any) -> "Order":
         """The order one version on, with one attempt replaced."""
@@ -199,6 +291,11 @@ class Reply(StrEnum):
     ORDER_IN_EXCEPTION = "order_in_exception"
     PAYMENT_IN_PROGRESS = "payment_in_progress"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    ORDER_NOT_PAID = "order_not_paid"
+    REFUND_CONFLICT = "refund_conflict"
+    REFUND_EXCEEDS_PAID = "refund_exceeds_paid"
+    REFUNDS_EXHAUSTED = "refunds_exhausted"
+    CASE_ACTION_IMPOSSIBLE = "case_action_impossible"
 
 
 class Announcement(StrEnum):
@@ -210,16 +307,37 @@ class Announcement(StrEnum):
     ORDER_LATE_PAYMENT = "order.late_payment"
     PAYMENT_FAILED = "payment.failed"
     PAYMENT_DUPLICATE = "payment.duplicate"
+    REFUND_SUCCEEDED = "refund.succeeded"
+    REFUND_FAILED = "refund.failed"
+    REFUND_REVERSED = "refund.reversed"
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """How open cases of an order end: `version` names the one that people settled; None is all of these reasons.
+
+    `by` and `note` say who did it and why; the rules themselves are `holdfast`.
+    """
+
+    reasons: tuple[Reason, ...]
+    resolution: str
+    by: str = "holdfast"
+    note: str = ""
+    version: int | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What an event does to an order. The same `order` object means that nothing is to be written."""
+    """What an event does to an order. The same `order` object means that nothing is to be written.
+
+    `about` is the refund that an announcement speaks of.
+    """
 
     order: Order
     reply: Reply = Reply.DONE
     effects: tuple[Effect, ...] = ()
     announce: Announcement | None = None
     case: Reason | None = None
+    about: str | None = None
+    settles: Settlement | None = None
 
 
 def new_order(order_id: str, content: Content, at_ms: int, expires_at_ms: int) -> Order:

@@ -16,11 +16,14 @@ from actors.deadlines import Schedule
 from actors.effects import Submit
 from actors.errors import OrderNotFound, Overloaded, Stopped
 from actors.events import (
+    CaseResolved,
     CloseRequested,
     Due,
     Event,
     OutcomeUnknown,
     PayRequested,
+    RefundRequested,
+    RefundsDue,
     ReportedAlreadyPaid,
     SubmitAccepted,
     SubmitRefused,
@@ -34,6 +37,9 @@ from actors.timers import Timers
 
 LOOK_AGAIN_S = 0.2  # how soon whoever waits for an order that was passivated reads it again
 LOST_MAX = 8  # races one event may lose before its teller is sent away to try later
+
+# Not a channel's answer: that one of these changed nothing is no news to those who wait.
+_WITHOUT_NEWS = (PayRequested, CloseRequested, SyncRequested, RefundRequested, CaseResolved, Due, RefundsDue)
 
 
 class Registry:
@@ -68,7 +74,7 @@ class Registry:
         one last looked. The future fails with an `ActorError` if nothing came of it, or with whatever the journal's
         load raised.
         """
-        if isinstance(event, Due) and event.claimed_version is not None:
+        if isinstance(event, Due | RefundsDue) and event.claimed_version is not None:
             seen = event.claimed_version
         letter = Letter(event, asyncio.get_running_loop().create_future(), arrivals, seen)
         actor = self._actors.get(order_id)
@@ -179,7 +185,7 @@ class Registry:
         answer = Answer(decision.reply, decision.order)
         if decision.effects:
             self._act(actor, decision)
-        elif not isinstance(letter.event, PayRequested | CloseRequested | SyncRequested | Due):
+        elif not isinstance(letter.event, _WITHOUT_NEWS):
             actor.wake_watchers()  # the channel answered, and that it changed nothing is news as well
         if letter.arrivals:
             self._commit(record(letter.arrivals[0]), lambda done: _answer_when(letter, answer, done))
@@ -205,7 +211,7 @@ class Registry:
         before, after = actor.order, decision.order
         actor.order = after
         self._landed(actor, letter)
-        if before is None or before.next_check_at_ms != after.next_check_at_ms:
+        if before is None or before.wakes_at_ms != after.wakes_at_ms:
             self._arm(after)
         self._moved(before, after)
         if decision.effects:
@@ -279,12 +285,17 @@ class Registry:
         return len(self._actors) < self._actors_max
 
     def _arm(self, order: Order) -> None:
-        if order.next_check_at_ms is not None and not self._stopped:
-            self._timers.arm(order.order_id, order.next_check_at_ms)
+        wakes_at_ms = order.wakes_at_ms
+        if wakes_at_ms is not None and not self._stopped:
+            self._timers.arm(order.order_id, wakes_at_ms)
 
     def _fire(self, order_id: str) -> None:
-        if order_id in self._actors:  # a passivated order is left to the sweep
-            self.ask(order_id, Due(self._clock.now_ms())).add_done_callback(_retrieve)
+        actor = self._actors.get(order_id)
+        if actor is None:  # a passivated order is left to the sweep
+            return
+        self.ask(order_id, Due(self._clock.now_ms())).add_done_callback(_retrieve)
+        if actor.order is not None and actor.order.refunds:
+            self.ask(order_id, RefundsDue(self._clock.now_ms())).add_done_callback(_retrieve)
 
 
 def _wake(waiting: "asyncio.Future[None]") -> None:

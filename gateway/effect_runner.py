@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from actors.actor import Asked
-from actors.effects import Close, Effect, Query, Submit
+from actors.effects import Close, Effect, Query, QueryRefund, Submit, SubmitRefund
 from actors.errors import OrderNotFound, Stopped, WriteRejected
 from actors.events import (
     Credential,
@@ -21,6 +21,11 @@ from actors.events import (
     Event,
     OutcomeUnknown,
     PaymentReported,
+    RefundNotFound,
+    RefundOutcomeUnknown,
+    RefundRefused,
+    RefundReported,
+    RefundWord,
     ReportedAlreadyPaid,
     ReportedClosed,
     ReportedDebited,
@@ -32,7 +37,7 @@ from actors.events import (
     SubmitRefused,
     Verb,
 )
-from actors.order import Attempt, Order, attempt_id
+from actors.order import Attempt, Order, Refund, attempt_id
 from actors.ports import Clock
 from channels.contract import (
     Accepted,
@@ -40,6 +45,7 @@ from channels.contract import (
     AttemptKey,
     Channel,
     ChannelPayment,
+    ChannelRefund,
     ClosedAtChannel,
     CloseOutcome,
     Debited,
@@ -50,6 +56,11 @@ from channels.contract import (
     PaymentRequest,
     PayOutcome,
     QueryOutcome,
+    RefundKey,
+    RefundKnown,
+    RefundOutcome,
+    RefundQueryOutcome,
+    RefundRequest,
     Refused,
     Unknown,
 )
@@ -59,6 +70,7 @@ from gateway.transport import Transport
 TELL_AGAIN_FIRST_S = 0.05
 TELL_AGAIN_MAX_S = 2.0
 RUNNING_MAX = 2000  # effects at once; the sweep claims no more than that
+REFUND_REASON = "refund"  # what a payer reads at the platform when nobody said why
 EXPIRY_MARGIN_S = 5  # the channel's order ends a little before ours, so that its "closed" is the later word
 
 log = structlog.get_logger(__name__)
@@ -80,7 +92,7 @@ class EffectRunner:
         self._public_url = public_url
         self._tell: Callable[[str, Event], Asked] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._queries: set[tuple[str, int]] = set()
+        self._queries: set[tuple[str, int | str]] = set()
         self._room = asyncio.Event()
         self._room.set()
 
@@ -91,8 +103,8 @@ class EffectRunner:
     def __call__(self, order: Order, effects: Sequence[Effect]) -> None:
         """Start effects; returns at once."""
         for effect in effects:
-            key = (order.order_id, effect.number)
-            if isinstance(effect, Query):
+            key = _query_key(order, effect)
+            if key is not None:
                 if key in self._queries:
                     continue
                 self._queries.add(key)
@@ -123,23 +135,26 @@ class EffectRunner:
             log.error("effect_failed", exc_info=task.exception())
 
     async def _carry_out(self, order: Order, effect: Effect) -> None:
-        attempt = order.attempt(effect.number)
-        if attempt is None:
-            return
         await asyncio.sleep(0)  # some answers come without a call: whoever waits for one is to listen first
         try:
-            event = await self._ask_channel(order, attempt, effect)
+            event = await self._outcome(order, effect)
         finally:
-            if isinstance(effect, Query):
-                self._queries.discard((order.order_id, effect.number))
-        probe("after_channel")
-        await self._report(order.order_id, event)
+            self._queries.discard(_query_key(order, effect) or ("", 0))
+        if event is not None:
+            probe("after_channel")
+            await self._report(order.order_id, event)
 
-    async def _ask_channel(self, order: Order, attempt: Attempt, effect: Effect) -> Event:
-        installed = self._channels.get(attempt.channel)
-        if installed is None or installed.channel.account != attempt.account:
-            reason = f"channel {attempt.channel} with account {attempt.account} is not installed"
-            return OutcomeUnknown(self._clock.now_ms(), attempt.number, _VERBS[type(effect)], reason)
+    async def _outcome(self, order: Order, effect: Effect) -> Event | None:
+        if isinstance(effect, SubmitRefund | QueryRefund):
+            refund = order.refund(effect.refund_id)
+            return None if refund is None else await self._ask_about_refund(order, refund, effect)
+        attempt = order.attempt(effect.number)
+        return None if attempt is None else await self._ask_channel(order, attempt, effect)
+
+    async def _ask_channel(self, order: Order, attempt: Attempt, effect: Submit | Query | Close) -> Event:
+        installed = self._installed(attempt)
+        if installed is None:
+            return OutcomeUnknown(self._clock.now_ms(), attempt.number, _VERBS[type(effect)], _NOT_INSTALLED)
         key, channel, transport = _key(order, attempt), installed.channel, installed.transport
         probe("before_channel")
         match effect:
@@ -155,6 +170,49 @@ class EffectRunner:
                 return self._closed(attempt.number, ended)
             case _:
                 assert_never(effect)
+
+    def _installed(self, party: Attempt | Refund) -> InstalledChannel | None:
+        installed = self._channels.get(party.channel)
+        return None if installed is None or installed.channel.account != party.account else installed
+
+    async def _ask_about_refund(self, order: Order, refund: Refund, effect: SubmitRefund | QueryRefund) -> Event:
+        installed, refund_id = self._installed(refund), refund.refund_id
+        if installed is None:
+            return RefundOutcomeUnknown(self._clock.now_ms(), refund_id, _NOT_INSTALLED)
+        key, channel, transport = _refund_key(order, refund), installed.channel, installed.transport
+        probe("before_channel")
+        outcome: RefundOutcome | RefundQueryOutcome
+        if isinstance(effect, SubmitRefund):
+            request = self._refund_request(order, refund, key)
+            outcome = await transport.run(lambda stamp: channel.refund(request, stamp), op="refund", retries=1)
+        else:
+            outcome = await transport.run(lambda stamp: channel.query_refund(key, stamp), op="query_refund", retries=1)
+        return self._refunded(refund_id, outcome)
+
+    def _refund_request(self, order: Order, refund: Refund, key: RefundKey) -> RefundRequest:
+        total = next(payment.amount for payment in order.payments if refund.gives_back(payment))
+        return RefundRequest(
+            refund=key,
+            amount=refund.amount,
+            total=total,
+            currency=order.content.currency,
+            reason=refund.reason or REFUND_REASON,
+            notify_url=f"{self._public_url}/callbacks/{refund.channel}/refunds/{refund.refund_id}",
+        )
+
+    def _refunded(self, refund_id: str, outcome: RefundOutcome | RefundQueryOutcome) -> Event:
+        at_ms = self._clock.now_ms()
+        match outcome:
+            case RefundKnown(refund):
+                return refund_reported(at_ms, refund_id, Source.QUERY, refund)
+            case Refused(code, message):
+                return RefundRefused(at_ms, refund_id, _storable(code), _storable(message))
+            case NotFound():
+                return RefundNotFound(at_ms, refund_id)
+            case Unknown(reason):
+                return RefundOutcomeUnknown(at_ms, refund_id, reason)
+            case _:
+                assert_never(outcome)
 
     def _payment_request(self, order: Order, attempt: Attempt, key: AttemptKey) -> PaymentRequest:
         return PaymentRequest(
@@ -246,11 +304,33 @@ def _key(order: Order, attempt: Attempt) -> AttemptKey:
     )
 
 
+def _refund_key(order: Order, refund: Refund) -> RefundKey:
+    """What names the refund at its channel: the same whenever it is sent or asked after."""
+    return RefundKey(
+        refund_no=refund.refund_id,
+        started_at_s=refund.started_at_ms // 1000,
+        out_trade_no=attempt_id(order.order_id, refund.number),
+        channel_transaction=refund.transaction,
+    )
+
+
+def _query_key(order: Order, effect: Effect) -> tuple[str, int | str] | None:
+    """What two questions have in common that are one; None for what is no question."""
+    match effect:
+        case Query(number):
+            return order.order_id, number
+        case QueryRefund(refund_id):
+            return order.order_id, refund_id
+        case _:
+            return None
+
+
 def _storable(text: str) -> str:
     """A channel's own words without U+0000, which PostgreSQL takes in no text."""
     return text.replace("\0", "\ufffd")
 
 
+_NOT_INSTALLED = "its channel with its account is not installed here"
 _VERBS: dict[type[Effect], Verb] = {Submit: Verb.SUBMIT, Query: Verb.QUERY, Close: Verb.CLOSE}
 
 
@@ -268,5 +348,24 @@ def payment_reported(
         amount=payment.amount,
         currency=payment.currency,
         success_at_ms=payment.success_at_s * 1000,
+        evidence=evidence,
+    )
+
+
+def refund_reported(
+    at_ms: int, refund_id: str, source: Source, refund: ChannelRefund, evidence: str = ""
+) -> RefundReported:
+    """A channel's word on a refund, as the event an order is told."""
+    return RefundReported(
+        at_ms=at_ms,
+        refund_id=refund_id,
+        source=source,
+        channel=refund.channel,
+        account=refund.account,
+        word=RefundWord(refund.state),
+        amount=refund.amount,
+        channel_refund=refund.channel_refund,
+        success_at_ms=None if refund.success_at_s is None else refund.success_at_s * 1000,
+        detail=_storable(refund.detail),
         evidence=evidence,
     )

@@ -6,7 +6,7 @@ from functools import lru_cache
 import msgspec
 
 from actors.events import Credential, CredentialType
-from actors.order import Attempt, AttemptState, Order, OrderState, attempt_id
+from actors.order import Attempt, AttemptState, Order, OrderState, Refund, RefundState, attempt_id
 
 
 class CredentialView(msgspec.Struct, frozen=True):
@@ -33,6 +33,25 @@ class AttemptView(msgspec.Struct, frozen=True):
     state: str
     credential: CredentialView | None
     submitted_at: str
+    failure: FailureView | None
+
+
+class RefundView(msgspec.Struct, frozen=True):
+    """Money on its way back. `out_refund_no` is null where the rules or people gave back what no order may keep."""
+
+    refund_id: str
+    order_id: str
+    out_refund_no: str | None
+    cause: str
+    amount: int
+    currency: str
+    reason: str
+    state: str
+    channel: str
+    channel_refund: str | None
+    created_at: str
+    succeeded_at: str | None
+    next_check_at: str | None
     failure: FailureView | None
 
 
@@ -63,6 +82,7 @@ class OrderView(msgspec.Struct, frozen=True):
     closed_at: str | None
     next_check_at: str | None
     attempts: list[AttemptView]
+    refunds: list[RefundView]
 
 
 class PaymentView(msgspec.Struct, frozen=True):
@@ -80,8 +100,9 @@ class PayView(msgspec.Struct, frozen=True):
     order: OrderView
 
 
-class _WebhookData(msgspec.Struct, frozen=True):
+class _WebhookData(msgspec.Struct, frozen=True, omit_defaults=True):
     object: OrderView
+    refund: RefundView | None = None
 
 
 class _WebhookView(msgspec.Struct, frozen=True):
@@ -125,7 +146,36 @@ def order_view(order: Order) -> OrderView:
         closed_at=_moment(order.closed_at_ms),
         next_check_at=expires_at if checked_at_expiry else _moment(order.next_check_at_ms),
         attempts=[_attempt_view(order, attempt) for attempt in order.attempts],
+        refunds=[refund_view(order, refund) for refund in order.refunds],
     )
+
+
+def refund_view(order: Order, refund: Refund) -> RefundView:
+    """A refund as its app sees it."""
+    failure = None
+    if refund.failure_code is not None:
+        failure = FailureView(refund.failure_code, refund.failure_message or "")
+    return RefundView(
+        refund_id=refund.refund_id,
+        order_id=order.order_id,
+        out_refund_no=refund.out_refund_no,
+        cause=refund.cause,
+        amount=refund.amount,
+        currency=order.content.currency,
+        reason=refund.reason,
+        state=refund.state,
+        channel=refund.channel,
+        channel_refund=refund.channel_refund,
+        created_at=rfc3339(refund.started_at_ms),
+        succeeded_at=_moment(refund.succeeded_at_ms),
+        next_check_at=_moment(refund.next_check_at_ms),
+        failure=failure,
+    )
+
+
+def refund_json(order: Order, refund: Refund) -> bytes:
+    """The refund's JSON."""
+    return _encode(refund_view(order, refund))
 
 
 def order_json(order: Order) -> bytes:
@@ -147,12 +197,11 @@ def event_id(order: Order) -> str:
     return f"evt_{order.order_id}_{order.version}"
 
 
-def webhook_json(order: Order, event_type: str, created_at_ms: int) -> bytes:
-    """The body of a webhook about the order at this version."""
-    view = _WebhookView(
-        event_id(order), event_type, rfc3339(created_at_ms), order.version, _WebhookData(order_view(order))
-    )
-    return _encode(view)
+def webhook_json(order: Order, event_type: str, created_at_ms: int, about: str | None = None) -> bytes:
+    """The body of a webhook about the order at this version; `about` is the refund that it is about."""
+    refund = None if about is None else order.refund(about)
+    data = _WebhookData(order_view(order), None if refund is None else refund_view(order, refund))
+    return _encode(_WebhookView(event_id(order), event_type, rfc3339(created_at_ms), order.version, data))
 
 
 def rfc3339(at_ms: int) -> str:
@@ -175,9 +224,16 @@ def _raw(json: str | None) -> msgspec.Raw | None:
 
 
 def _refund_status(order: Order) -> str:
-    if not order.refunded_amount:
+    """By what has really gone back of the payment that paid the order."""
+    credit = order.credit
+    succeeded = sum(
+        refund.amount
+        for refund in order.refunds
+        if refund.state is RefundState.SUCCEEDED and credit is not None and refund.gives_back(credit)
+    )
+    if not succeeded:
         return "none"
-    return "full" if order.refunded_amount == order.paid_amount else "partial"
+    return "full" if succeeded == order.paid_amount else "partial"
 
 
 def _attempt_view(order: Order, attempt: Attempt) -> AttemptView:

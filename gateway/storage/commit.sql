@@ -90,6 +90,46 @@ FROM unnest({channel:text}, {account:text}, {channel_transaction:text}, {order_i
            learned_at_ms, learned_by)
 JOIN applied USING (order_id)
 
+-- section: accepted
+UPDATE payments p
+SET kind = 'credit'
+FROM unnest({channel:text}, {account:text}, {channel_transaction:text}, {order_id:text})
+     AS a (channel, account, channel_transaction, order_id)
+JOIN applied USING (order_id)
+WHERE p.channel = a.channel AND p.account = a.account AND p.channel_transaction = a.channel_transaction AND p.kind = 'held'
+
+-- section: refunds
+INSERT INTO refunds (refund_id, app_id, order_id, out_refund_no, cause, attempt_id, channel, account, channel_transaction,
+                     amount, reason, state, channel_refund, failure_code, failure_message, submits, step, started_at,
+                     submitted_at, succeeded_at, next_check_at)
+SELECT r.refund_id, r.app_id, r.order_id, r.out_refund_no, r.cause, r.attempt_id, r.channel, r.account,
+       r.channel_transaction, r.amount, r.reason, r.state, r.channel_refund, r.failure_code, r.failure_message, r.submits,
+       r.step, to_timestamp(r.started_at_ms::float8 / 1000), to_timestamp(r.submitted_at_ms::float8 / 1000),
+       to_timestamp(r.succeeded_at_ms::float8 / 1000), to_timestamp(r.next_check_at_ms::float8 / 1000)
+FROM unnest({refund_id:text}, {app_id:text}, {order_id:text}, {out_refund_no:text}, {cause:text}, {attempt_id:text},
+            {channel:text}, {account:text}, {channel_transaction:text}, {amount:bigint}, {reason:text}, {state:text},
+            {channel_refund:text}, {failure_code:text}, {failure_message:text}, {submits:int}, {step:int},
+            {started_at_ms:bigint}, {submitted_at_ms:bigint}, {succeeded_at_ms:bigint}, {next_check_at_ms:bigint})
+     AS r (refund_id, app_id, order_id, out_refund_no, cause, attempt_id, channel, account, channel_transaction, amount,
+           reason, state, channel_refund, failure_code, failure_message, submits, step, started_at_ms, submitted_at_ms,
+           succeeded_at_ms, next_check_at_ms)
+JOIN applied USING (order_id)
+ON CONFLICT (refund_id) DO UPDATE
+SET state = EXCLUDED.state, channel_refund = EXCLUDED.channel_refund, failure_code = EXCLUDED.failure_code,
+    failure_message = EXCLUDED.failure_message, submits = EXCLUDED.submits, step = EXCLUDED.step,
+    submitted_at = EXCLUDED.submitted_at, succeeded_at = EXCLUDED.succeeded_at, next_check_at = EXCLUDED.next_check_at
+
+-- section: settled
+UPDATE cases c
+SET resolved_at = to_timestamp(s.at_ms::float8 / 1000), resolution = s.resolution, resolved_by = s.resolved_by,
+    resolution_note = s.note, resolved_version = s.resolved_version
+FROM unnest({order_id:text}, {reasons:text}, {version:int}, {resolution:text}, {resolved_by:text}, {note:text},
+            {resolved_version:int}, {at_ms:bigint})
+     AS s (order_id, reasons, version, resolution, resolved_by, note, resolved_version, at_ms)
+JOIN applied USING (order_id)
+WHERE c.order_id = s.order_id AND c.resolved_at IS NULL AND c.reason = ANY (string_to_array(s.reasons, ' '))
+  AND (s.version IS NULL OR c.version = s.version)
+
 -- section: cases
 INSERT INTO cases (order_id, version, reason, evidence, opened_at)
 SELECT c.order_id, c.version, c.reason, c.evidence::json, to_timestamp(c.opened_at_ms::float8 / 1000)

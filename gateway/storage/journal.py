@@ -9,7 +9,18 @@ import msgspec
 
 from actors.checkpoint import Write
 from actors.events import Credential
-from actors.order import Attempt, AttemptState, Content, LatePolicy, Order, OrderState, Payment, PaymentKind, Reason
+from actors.order import (
+    Attempt,
+    AttemptState,
+    Content,
+    LatePolicy,
+    Order,
+    OrderState,
+    Payment,
+    PaymentKind,
+    Reason,
+    Refund,
+)
 from actors.ports import Verdict
 from gateway.storage.group_commit import GroupCommit
 from gateway.storage.queries import query
@@ -42,6 +53,16 @@ class Journal:
     async def by_out_order_no(self, app_id: str, out_order_no: str) -> Order | None:
         """The order an app knows under its own number."""
         order_id = await self._pool.fetchval(query("order_id_of"), app_id, out_order_no)
+        return None if order_id is None else await self.load(order_id)
+
+    async def order_of_refund(self, app_id: str, refund_id: str) -> Order | None:
+        """The order that one of the app's refunds belongs to."""
+        order_id = await self._pool.fetchval(query("order_of_refund"), app_id, refund_id)
+        return None if order_id is None else await self.load(order_id)
+
+    async def order_of_out_refund_no(self, app_id: str, out_refund_no: str) -> Order | None:
+        """The order that the app's refund of this number belongs to."""
+        order_id = await self._pool.fetchval(query("order_of_out_refund_no"), app_id, out_refund_no)
         return None if order_id is None else await self.load(order_id)
 
     async def duplicate_of(self, app_id: str, fingerprint: bytes, out_order_no: str) -> str | None:
@@ -110,11 +131,12 @@ class _PaymentRow(msgspec.Struct):
 
 
 _attempt_rows = msgspec.json.Decoder(list[_AttemptRow]).decode
+_refund_rows = msgspec.json.Decoder(tuple[Refund, ...]).decode  # the query names their fields as they are
 _payment_rows = msgspec.json.Decoder(list[_PaymentRow]).decode
 
 
 def order_of(record: Any) -> Order:
-    """An order from its row, with its attempts and payments as the queries aggregate them."""
+    """An order from its row, with its attempts, payments and refunds as the queries aggregate them."""
     return Order(
         order_id=record["order_id"],
         content=_content_of(record),
@@ -126,6 +148,7 @@ def order_of(record: Any) -> Order:
         step=record["step"],
         attempts=tuple(_attempt_of(row) for row in _attempt_rows(record["attempts"] or "[]")),
         payments=tuple(_payment_of(row) for row in _payment_rows(record["payments"] or "[]")),
+        refunds=_refund_rows(record["refunds"] or "[]"),
         paid_amount=record["paid_amount"],
         refunded_amount=record["refunded_amount"],
         late=record["late"],

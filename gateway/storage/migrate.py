@@ -22,7 +22,7 @@ LOCK_LIMIT_S: Final = 60
 # Few tuples on many pages would make a sequential scan of the young table look cheap; this says a page holds very many.
 SEED_PAGES: Final = 1
 SEED_ROWS: Final = 100_000
-HOT_TABLES: Final = ("orders", "attempts", "payments", "events", "outbox", "submissions", "notifications")
+HOT_TABLES: Final = ("orders", "attempts", "payments", "events", "outbox", "submissions", "notifications", "refunds")
 
 CREATE_TABLE: Final = """
     CREATE TABLE IF NOT EXISTS schema_migrations (

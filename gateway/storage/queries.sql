@@ -21,7 +21,18 @@ SELECT o.order_id, o.app_id, o.out_order_no, o.amount, o.currency, o.subject, o.
                    'success_at_ms', (extract(epoch FROM p.success_at) * 1000)::bigint,
                    'learned_at_ms', (extract(epoch FROM p.learned_at) * 1000)::bigint,
                    'learned_by', p.learned_by) ORDER BY p.learned_at)
-        FROM payments p WHERE p.order_id = o.order_id) AS payments
+        FROM payments p WHERE p.order_id = o.order_id) AS payments,
+       (SELECT json_agg(json_build_object(
+                   'refund_id', r.refund_id, 'cause', r.cause, 'number', right(r.attempt_id, 2)::int, 'channel', r.channel,
+                   'account', r.account, 'transaction', r.channel_transaction, 'amount', r.amount, 'state', r.state,
+                   'started_at_ms', (extract(epoch FROM r.started_at) * 1000)::bigint,
+                   'submitted_at_ms', (extract(epoch FROM r.submitted_at) * 1000)::bigint, 'submits', r.submits,
+                   'step', r.step, 'next_check_at_ms', (extract(epoch FROM r.next_check_at) * 1000)::bigint,
+                   'out_refund_no', r.out_refund_no, 'reason', r.reason, 'channel_refund', r.channel_refund,
+                   'failure_code', r.failure_code, 'failure_message', r.failure_message,
+                   'succeeded_at_ms', (extract(epoch FROM r.succeeded_at) * 1000)::bigint)
+                   ORDER BY r.started_at, r.refund_id)
+        FROM refunds r WHERE r.order_id = o.order_id) AS refunds
 FROM orders o
 WHERE o.order_id = ANY ($1::text[])
 
@@ -53,6 +64,29 @@ UPDATE orders o SET next_check_at = clock_timestamp() + $3::float8 * interval '1
 FROM due
 WHERE o.order_id = due.order_id
 RETURNING o.order_id, o.version
+
+-- query: claim_due_refunds
+WITH due AS (
+    SELECT refund_id FROM refunds
+    WHERE next_check_at <= now() - $1::float8 * interval '1 second'
+    ORDER BY next_check_at
+    LIMIT $2
+    FOR NO KEY UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE refunds r SET next_check_at = clock_timestamp() + $3::float8 * interval '1 second'
+    FROM due
+    WHERE r.refund_id = due.refund_id
+    RETURNING r.order_id, r.refund_id
+)
+SELECT c.order_id, o.version, array_agg(c.refund_id) AS refund_ids
+FROM claimed c JOIN orders o ON o.order_id = c.order_id
+GROUP BY c.order_id, o.version
+
+-- query: order_of_refund
+SELECT order_id FROM refunds WHERE app_id = $1 AND refund_id = $2
+
+-- query: order_of_out_refund_no
+SELECT order_id FROM refunds WHERE app_id = $1 AND out_refund_no = $2
 
 -- query: forget_submissions
 WITH old AS (

@@ -7,7 +7,7 @@ import msgspec
 
 from actors.checkpoint import Write
 from actors.events import Credential
-from actors.order import Attempt, Order, Payment, attempt_id
+from actors.order import Attempt, Order, Payment, Refund, Settlement, attempt_id
 from gateway.representation import event_id, webhook_json
 from gateway.storage.outbox import OutboxRow
 
@@ -40,7 +40,7 @@ def owed_webhook(write: Write, settings: Settings) -> OutboxRow | None:
         seq=order.version,
         type=write.announce,
         url=order.content.webhook_url or settings.webhook_url(order.content.app_id) or "",
-        body=webhook_json(order, write.announce, write.at_ms),
+        body=webhook_json(order, write.announce, write.at_ms, write.about),
         tries=0,
         created_at_ms=write.at_ms,
     )
@@ -60,6 +60,12 @@ def add_rows(
             _add(into, "attempts", *(_attempt(order.order_id, attempt) for attempt in write.attempts))
         if write.payments:
             _add(into, "payments", *(_payment(order.order_id, payment) for payment in write.payments))
+        if write.accepted:
+            _add(into, "accepted", *(_payment(order.order_id, payment)[:4] for payment in write.accepted))
+        if write.refunds:
+            _add(into, "refunds", *(_refund(order, refund) for refund in write.refunds))
+        if write.settles is not None:
+            _add(into, "settled", _settlement(order, write.settles, write.at_ms))
         if write.case is not None:
             _add(into, "cases", (order.order_id, order.version, write.case, evidence, write.at_ms))
     if webhook is not None:
@@ -165,6 +171,45 @@ def _payment(order_id: str, payment: Payment) -> Row:
         payment.success_at_ms,
         payment.learned_at_ms,
         payment.learned_by,
+    )
+
+
+def _refund(order: Order, refund: Refund) -> Row:
+    return (
+        refund.refund_id,
+        order.content.app_id,
+        order.order_id,
+        refund.out_refund_no,
+        refund.cause,
+        attempt_id(order.order_id, refund.number),
+        refund.channel,
+        refund.account,
+        refund.transaction,
+        refund.amount,
+        refund.reason,
+        refund.state,
+        refund.channel_refund,
+        refund.failure_code,
+        refund.failure_message,
+        refund.submits,
+        refund.step,
+        refund.started_at_ms,
+        refund.submitted_at_ms,
+        refund.succeeded_at_ms,
+        refund.next_check_at_ms,
+    )
+
+
+def _settlement(order: Order, settles: Settlement, at_ms: int) -> Row:
+    return (
+        order.order_id,
+        " ".join(settles.reasons),
+        settles.version,
+        settles.resolution,
+        settles.by,
+        settles.note,
+        order.version,
+        at_ms,
     )
 
 

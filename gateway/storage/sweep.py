@@ -1,4 +1,4 @@
-"""The scan that does not trust the actors: due orders are claimed from Postgres in pages, whatever they believe.
+"""The scan that does not trust the actors: due orders and refunds are claimed from Postgres in pages.
 
 A claim is a lease: it pushes the row's `next_check_at` ahead. The order's own decision replaces it; if this process
 dies first, the next claim follows when the lease has run out. A page is finished before the next is claimed, so a
@@ -14,7 +14,7 @@ import structlog
 
 from actors.actor import Asked
 from actors.errors import ActorError
-from actors.events import Due
+from actors.events import Due, RefundsDue
 from actors.ports import Clock
 from gateway.config import Sweep as Settings
 from gateway.metrics import Metrics
@@ -34,7 +34,7 @@ class Sweep:
         pool: asyncpg.Pool,
         settings: Settings,
         clock: Clock,
-        tell: Callable[[str, Due], Asked],
+        tell: Callable[[str, Due | RefundsDue], Asked],
         room: Callable[[], Any],
         metrics: Metrics,
     ) -> None:
@@ -64,19 +64,38 @@ class Sweep:
         if claimed:
             probe("orders_claimed")
         at_ms = self._clock.now_ms()
-        told = [self._tell(record["order_id"], Due(at_ms, record["version"])) for record in claimed]
-        results = await asyncio.gather(*told, return_exceptions=True)
-        self._metrics.swept.inc(len(claimed))
+        await self._told([self._tell(record["order_id"], Due(at_ms, record["version"])) for record in claimed])
+        return len(claimed)
+
+    async def sweep_refunds(self) -> int:
+        """Claim one page of refunds and see it decided; how many there were."""
+        await self._room()
+        settings = self._settings
+        page = (settings.grace_s, settings.page_rows, settings.lease_s)
+        claimed = await self._pool.fetch(query("claim_due_refunds"), *page)
+        at_ms = self._clock.now_ms()
+        await self._told(
+            [
+                self._tell(record["order_id"], RefundsDue(at_ms, tuple(record["refund_ids"]), record["version"]))
+                for record in claimed
+            ]
+        )
+        return sum(len(record["refund_ids"]) for record in claimed)
+
+    async def _told(self, asked: list[Asked]) -> None:
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        self._metrics.swept.inc(len(asked))
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, ActorError):
                 log.warning("sweep_order_failed", error=f"{type(result).__name__}: {result}"[:300])
-        return len(claimed)
 
     async def _run(self) -> None:
         forgotten_at = 0.0
         while True:
             try:
                 while await self.sweep() == self._settings.page_rows:
+                    pass
+                while await self.sweep_refunds() == self._settings.page_rows:
                     pass
                 now = asyncio.get_running_loop().time()
                 if now - forgotten_at > FORGET_EVERY_S:

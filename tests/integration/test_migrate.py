@@ -66,11 +66,19 @@ PAYMENT = {
 }
 EVENT = {"order_id": f"'{ORDER_ID}'", "version": "1", "at": AT, "type": "'created'", "state": "'created'", "op_id": "1"}
 REFUND = {
-    "refund_id": "'R1'",
+    "refund_id": f"'{ORDER_ID}R00001'",
     "app_id": "'shop'",
     "order_id": f"'{ORDER_ID}'",
     "out_refund_no": "'B1'",
+    "cause": "'app'",
+    "attempt_id": f"'{ORDER_ID}01'",
+    "channel": "'wechatpay'",
+    "account": "'m/a'",
+    "channel_transaction": "'T1'",
     "amount": "5",
+    "state": "'submitting'",
+    "started_at": AT,
+    "submitted_at": AT,
 }
 
 
@@ -337,7 +345,7 @@ async def test_an_apps_number_stands_for_one_order_for_ever(connection: Any) -> 
 async def test_a_refund_number_stands_for_one_refund_of_its_app(connection: Any) -> None:
     await insert(connection, "refunds", REFUND)
     with pytest.raises(asyncpg.UniqueViolationError, match="refunds_natural_key"):
-        await insert(connection, "refunds", REFUND, refund_id="'R2'")
+        await insert(connection, "refunds", REFUND, refund_id=f"'{ORDER_ID}R00002'")
 
 
 async def test_a_version_of_an_order_has_one_event(connection: Any) -> None:

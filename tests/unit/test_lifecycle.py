@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from actors.deadlines import Schedule
-from actors.effects import Close, Query, Submit
+from actors.effects import Close, Query, Submit, SubmitRefund
 from actors.events import (
     CloseRequested,
     Credential,
@@ -219,7 +219,10 @@ def test_a_second_transaction_is_excess_and_the_order_stays_paid() -> None:
     decision = decide(PAID, paid_event(transaction="T2"))
     assert decision.order.payments[-1].kind is PaymentKind.EXCESS
     assert decision.order.state is OrderState.PAID
-    assert (decision.announce, decision.case) == (Announcement.PAYMENT_DUPLICATE, Reason.EXCESS_PAYMENT)
+    assert (decision.announce, decision.case) == (Announcement.PAYMENT_DUPLICATE, None)
+    refund = decision.order.refunds[-1]
+    assert (refund.transaction, refund.amount, refund.cause) == ("T2", decision.order.content.amount, "excess")
+    assert decision.effects == (SubmitRefund(refund.refund_id),)
 
 
 def test_a_payment_after_closed_follows_the_apps_policy() -> None:

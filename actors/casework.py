@@ -1,0 +1,141 @@
+"""What people decide about a case, as a move of the order. Pure.
+
+Everything they decide is written down as an event with who and why; what it sets going runs by the same rules as
+everything else, so that a decision can be made anywhere and is carried out by whoever serves the order.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from actors import refunding
+from actors.crediting import credited
+from actors.deadlines import Schedule
+from actors.effects import Close, Effect, Query, SubmitRefund
+from actors.ending import closed, closing
+from actors.events import CaseAction, CaseResolved
+from actors.order import (
+    Announcement,
+    AttemptState,
+    Decision,
+    Order,
+    OrderState,
+    Payment,
+    PaymentKind,
+    Reason,
+    RefundCause,
+    Reply,
+    Settlement,
+    replaced,
+)
+
+ACCEPTABLE = (Reason.LATE_PAYMENT, Reason.AMOUNT_MISMATCH)  # the money is ours, and of the right kind
+
+replace = msgspec.structs.replace
+
+
+def case_resolved(order: Order, event: CaseResolved, schedule: Schedule) -> Decision:
+    """Carry out what people decided; a refusal if this case does not allow it."""
+    decision = _ACTIONS[event.action](order, event, schedule)
+    if decision is None:
+        return Decision(order, Reply.CASE_ACTION_IMPOSSIBLE)
+    settlement = Settlement((Reason(event.reason),), event.action, event.by, event.note, event.version)
+    return replace(decision, settles=settlement)
+
+
+def possible(order: Order, reason: Reason) -> tuple[CaseAction, ...]:
+    """What people can do about a case of this order, to be shown to them."""
+    schedule = Schedule()
+    event = CaseResolved(0, 0, reason, CaseAction.CLOSE, "", "")
+    return tuple(action for action, rule in _ACTIONS.items() if rule(order, event, schedule) is not None)
+
+
+def _retry(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
+    """Ask and send again, from the first rung."""
+    troubled = refunding.troubled(order)
+    if event.reason.startswith("refund_"):
+        if not troubled:
+            return None
+        effects: tuple[Effect, ...] = tuple(SubmitRefund(refund.refund_id) for refund in troubled)
+        return Decision(refunding.send_again(order, troubled, event.at_ms, schedule), effects=effects)
+    live = order.live_attempt
+    if live is not None and order.state is OrderState.EXCEPTION:
+        return Decision(closing(order, live, event.at_ms, schedule), effects=(Query(live.number),))
+    asked = tuple(Query(a.number) for a in order.attempts if a.live or a.state is AttemptState.CLOSED)
+    if not asked:
+        return None
+    return Decision(order.advanced(step=0, next_check_at_ms=event.at_ms), effects=asked)
+
+
+def _accept(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
+    """Take held money as the order's payment, although it is late or of another amount."""
+    held = _held(order)
+    if order.state is not OrderState.EXCEPTION or event.reason not in ACCEPTABLE or len(held) != 1:
+        return None
+    payment = replace(held[0], kind=PaymentKind.CREDIT)
+    after, effects = credited(order, payment.number, payment, event.at_ms, schedule)
+    return Decision(after, effects=effects, announce=Announcement.ORDER_PAID)
+
+
+def _refund(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
+    """Give held money back; an order that was waiting for this decision ends with it."""
+    after, effects = order, list[Effect]()
+    for payment in _held(order):
+        refund = refunding.give_back(after, payment, RefundCause.PEOPLE, event.at_ms, schedule)
+        if refund is None:
+            return None
+        after = refunding.with_refund(after, refund)
+        effects.append(SubmitRefund(refund.refund_id))
+    if not effects:
+        return None
+    if order.state is not OrderState.EXCEPTION:
+        return Decision(after.advanced(), effects=tuple(effects))
+    return _ended(after, event.at_ms, schedule, effects)
+
+
+def _close(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
+    """People say that nothing is to be done here. What they are sure of ends; it is watched all the same."""
+    if order.state is not OrderState.EXCEPTION:
+        return Decision(order.advanced())
+    live = order.live_attempt
+    if live is None:
+        return _ended(order, event.at_ms, schedule, [])
+    sure = replace(live, state=AttemptState.CLOSED, credential=None)
+    after = closed(replace(order, attempts=replaced(order.attempts, sure)), event.at_ms, schedule)
+    return Decision(after, effects=(Close(live.number),), announce=Announcement.ORDER_CLOSED)
+
+
+def _ended(order: Order, at_ms: int, schedule: Schedule, effects: list[Effect]) -> Decision:
+    """Out of exception: closed, or closing while somebody may still pay."""
+    live = order.live_attempt
+    if live is not None:
+        return Decision(closing(order, live, at_ms, schedule), effects=(*effects, Close(live.number)))
+    after = closed(order, at_ms, schedule)
+    return Decision(after, effects=tuple(effects), announce=Announcement.ORDER_CLOSED)
+
+
+def _held(order: Order) -> tuple[Payment, ...]:
+    """Held payments on our account that nobody began to give back. What went to another account is not ours to move."""
+    return tuple(
+        payment
+        for payment in order.payments
+        if payment.kind is PaymentKind.HELD and _ours(order, payment) and not _refunded_before(order, payment)
+    )
+
+
+def _refunded_before(order: Order, payment: Payment) -> bool:
+    """Such a refund is sent again under its number (retry), never begun anew."""
+    return any(refund.gives_back(payment) for refund in order.refunds)
+
+
+def _ours(order: Order, payment: Payment) -> bool:
+    attempt = order.attempt(payment.number)
+    return attempt is not None and (attempt.channel, attempt.account) == (payment.channel, payment.account)
+
+
+_ACTIONS: dict[CaseAction, Callable[[Order, CaseResolved, Schedule], Decision | None]] = {
+    CaseAction.RETRY: _retry,
+    CaseAction.ACCEPT: _accept,
+    CaseAction.REFUND: _refund,
+    CaseAction.CLOSE: _close,
+}

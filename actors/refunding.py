@@ -1,0 +1,308 @@
+"""How money goes back: the refunds of an order, each with a state of its own. Pure.
+
+A refund is written down before its channel hears of it, and keeps its number whatever happens: the channel knows it by
+that, so sending it again can not move money twice. Silence never becomes a failure. What did not fail counts as given
+back, and that never exceeds what was paid.
+"""
+
+import hashlib
+
+import msgspec
+
+from actors import deadlines
+from actors.deadlines import Schedule
+from actors.effects import QueryRefund, SubmitRefund
+from actors.events import (
+    RefundNotFound,
+    RefundOutcomeUnknown,
+    RefundRefused,
+    RefundReported,
+    RefundRequested,
+    RefundsDue,
+    RefundWord,
+)
+from actors.order import (
+    GIVEN_UP,
+    Announcement,
+    Decision,
+    Order,
+    Payment,
+    Reason,
+    Refund,
+    RefundCause,
+    RefundState,
+    Reply,
+    Settlement,
+)
+
+REFUNDS_MAX = 50  # of one order; WeChat Pay takes no more of one payment
+REFUND_TROUBLES = (Reason.REFUND_FAILED, Reason.REFUND_ABNORMAL, Reason.REFUND_UNKNOWN)
+
+SUBMITTING, UNKNOWN, PROCESSING = RefundState.SUBMITTING, RefundState.UNKNOWN, RefundState.PROCESSING
+SUCCEEDED, FAILED, ABNORMAL = RefundState.SUCCEEDED, RefundState.FAILED, RefundState.ABNORMAL
+
+replace = msgspec.structs.replace
+
+
+# --- beginning ------------------------------------------------------------------------------------------------------
+
+
+def refund_requested(order: Order, event: RefundRequested, schedule: Schedule) -> Decision:
+    """The app asks for money back; the same number again is the same refund."""
+    same = next((refund for refund in order.refunds if refund.out_refund_no == event.out_refund_no), None)
+    if same is not None:
+        equal = (same.amount, same.reason) == (event.amount, event.reason)
+        return Decision(order, Reply.DONE if equal else Reply.REFUND_CONFLICT)
+    credit = order.credit
+    assert credit is not None, "a paid order has its credit"
+    if len(order.refunds) >= REFUNDS_MAX:
+        return Decision(order, Reply.REFUNDS_EXHAUSTED)
+    if order.refunded_amount + event.amount > order.paid_amount:
+        return Decision(order, Reply.REFUND_EXCEEDS_PAID)
+    refund_id = _refund_id(order, "R", event.out_refund_no)
+    refund = _new(refund_id, RefundCause.APP, credit, event.amount, event.at_ms, schedule)
+    refund = replace(refund, out_refund_no=event.out_refund_no, reason=event.reason)
+    return Decision(with_refund(order.advanced(), refund), Reply.WAIT, (SubmitRefund(refund_id),))
+
+
+def give_back(order: Order, payment: Payment, cause: RefundCause, at_ms: int, schedule: Schedule) -> Refund | None:
+    """The refund of all of a payment that the order must not keep; None if it has no room for another one.
+
+    Its number is derived from the channel's transaction: whoever learns of that payment, even in a database that has
+    forgotten it, gives it back under the same number, and the channel does it once.
+    """
+    if len(order.refunds) >= REFUNDS_MAX:
+        return None
+    refund_id = _refund_id(order, "X", payment.channel, payment.account, payment.transaction)
+    return _new(refund_id, cause, payment, payment.amount, at_ms, schedule)
+
+
+def _new(refund_id: str, cause: RefundCause, payment: Payment, amount: int, at_ms: int, schedule: Schedule) -> Refund:
+    return Refund(
+        refund_id=refund_id,
+        cause=cause,
+        number=payment.number,
+        channel=payment.channel,
+        account=payment.account,
+        transaction=payment.transaction,
+        amount=amount,
+        state=SUBMITTING,
+        started_at_ms=at_ms,
+        submitted_at_ms=at_ms,
+        next_check_at_ms=deadlines.refund_check(schedule, 0, at_ms),
+    )
+
+
+def _refund_id(order: Order, letter: str, *names: str) -> str:
+    """32 characters that follow from what is refunded; counted on in the rare case that another refund has them."""
+    count = 0
+    while True:
+        text = "\0".join((*names, str(count)) if count else names)
+        number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 7
+        digits = "".join("0123456789ABCDEFGHJKMNPQRSTVWXYZ"[number >> shift & 31] for shift in (20, 15, 10, 5, 0))
+        refund_id = f"{order.order_id}{letter}{digits}"
+        if order.refund(refund_id) is None:
+            return refund_id
+        count += 1
+
+
+# --- what the channel says ------------------------------------------------------------------------------------------
+
+
+def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> Decision:
+    """The channel's word on a refund, by query, answer or notification."""
+    refund = order.refund(event.refund_id)
+    if refund is None or (refund.channel, refund.account) != (event.channel, event.account):
+        return Decision(order)
+    if event.amount not in (None, refund.amount):
+        return _abnormal(order, refund, event, f"the channel speaks of {event.amount} instead of {refund.amount}")
+    match event.word:
+        case RefundWord.SUCCEEDED:
+            return _succeeded(order, refund, event)
+        case RefundWord.FAILED:
+            return _failed(order, refund, RefundWord.FAILED, event.detail)
+        case RefundWord.ABNORMAL:
+            return _abnormal(order, refund, event, event.detail)
+        case RefundWord.PROCESSING:
+            return _processing(order, refund, event, schedule)
+
+
+def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
+    if refund.state is SUCCEEDED:
+        return Decision(order)
+    if refund.state in GIVEN_UP and not _room_for(order, refund):
+        # It moved after all, and its money was given away again meanwhile: more went back than was ever paid.
+        return _case_once(
+            order, refund, Reason.REFUND_UNKNOWN, "succeeded after it failed: more went back than was paid"
+        )
+    after = replace(
+        refund,
+        state=SUCCEEDED,
+        channel_refund=event.channel_refund or refund.channel_refund,
+        succeeded_at_ms=event.success_at_ms or event.at_ms,
+        failure_code=None,
+        failure_message=None,
+        next_check_at_ms=None,
+    )
+    moved = with_refund(order.advanced(), after)
+    calm = not any(other.failure_code for other in moved.refunds if other.state is not SUCCEEDED)
+    settles = Settlement(REFUND_TROUBLES, "refunded") if calm and refund.failure_code else None
+    return Decision(moved, announce=Announcement.REFUND_SUCCEEDED, about=refund.refund_id, settles=settles)
+
+
+def _failed(order: Order, refund: Refund, code: str, message: str) -> Decision:
+    if refund.state in GIVEN_UP:
+        return Decision(order)
+    reversed_ = refund.state is SUCCEEDED
+    after = replace(
+        refund,
+        state=RefundState.REVERSED if reversed_ else FAILED,
+        failure_code=code,
+        failure_message=message[:200],
+        next_check_at_ms=None,
+    )
+    moved = with_refund(order.advanced(), after)
+    if reversed_:
+        announce, case = Announcement.REFUND_REVERSED, Reason.REFUND_REVERSED
+        return Decision(moved, announce=announce, case=case, about=refund.refund_id)
+    # What the app asked for it can ask for again; what we owe somebody is for people then.
+    case_ = None if refund.cause is RefundCause.APP else Reason.REFUND_FAILED
+    return Decision(moved, announce=Announcement.REFUND_FAILED, case=case_, about=refund.refund_id)
+
+
+def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str) -> Decision:
+    if refund.state is ABNORMAL:
+        return Decision(order)
+    if refund.state in GIVEN_UP:
+        return _case_once(order, refund, Reason.REFUND_ABNORMAL, message)
+    after = replace(
+        refund,
+        state=ABNORMAL,
+        channel_refund=event.channel_refund or refund.channel_refund,
+        failure_code=RefundWord.ABNORMAL,
+        failure_message=message[:200],
+    )
+    return Decision(with_refund(order.advanced(), after), case=Reason.REFUND_ABNORMAL)
+
+
+def _processing(order: Order, refund: Refund, event: RefundReported, schedule: Schedule) -> Decision:
+    if refund.state not in (SUBMITTING, UNKNOWN):
+        return Decision(order)
+    after = replace(
+        refund,
+        state=PROCESSING,
+        channel_refund=event.channel_refund or refund.channel_refund,
+        step=0,
+        next_check_at_ms=deadlines.refund_check(schedule, 0, event.at_ms),
+        failure_code=None,
+        failure_message=None,
+    )
+    return Decision(with_refund(order.advanced(), after))
+
+
+def _case_once(order: Order, refund: Refund, case: Reason, message: str) -> Decision:
+    """A case for people, without moving the refund; its message says that it was opened."""
+    if refund.failure_message == message[:200]:
+        return Decision(order)
+    return Decision(with_refund(order.advanced(), replace(refund, failure_message=message[:200])), case=case)
+
+
+def refund_refused(order: Order, event: RefundRefused, _: Schedule) -> Decision:
+    """A definite no is the end of a refund that was sent once; an earlier sending may have moved the money."""
+    refund = order.refund(event.refund_id)
+    if refund is None or refund.state is not SUBMITTING:
+        return Decision(order)
+    if refund.submits == 1:
+        return _failed(order, refund, event.code, event.message)
+    after = replace(refund, state=UNKNOWN, failure_code=event.code, failure_message=event.message[:200])
+    return Decision(with_refund(order.advanced(), after), effects=(QueryRefund(refund.refund_id),))
+
+
+def refund_not_found(order: Order, event: RefundNotFound, schedule: Schedule) -> Decision:
+    """Unknown at the channel: sent again under its number, or, if it was refused since, failed."""
+    refund = order.refund(event.refund_id)
+    if refund is None or refund.state not in (SUBMITTING, UNKNOWN):
+        return Decision(order)
+    if refund.failure_code is not None:
+        return _failed(order, refund, refund.failure_code, refund.failure_message or "")
+    return Decision(_sent_again(order, refund, event.at_ms, schedule), effects=(SubmitRefund(refund.refund_id),))
+
+
+def _sent_again(order: Order, refund: Refund, at_ms: int, schedule: Schedule) -> Order:
+    after = replace(
+        refund,
+        state=SUBMITTING,
+        submits=refund.submits + 1,
+        submitted_at_ms=at_ms,
+        failure_code=None,
+        failure_message=None,
+        next_check_at_ms=deadlines.refund_check(schedule, refund.step, at_ms),
+    )
+    return with_refund(order.advanced(), after)
+
+
+def refund_outcome_unknown(order: Order, event: RefundOutcomeUnknown, _: Schedule) -> Decision:
+    """Silence: its ladder asks."""
+    refund = order.refund(event.refund_id)
+    if refund is None or refund.state is not SUBMITTING:
+        return Decision(order)
+    return Decision(with_refund(order.advanced(), replace(refund, state=UNKNOWN)))
+
+
+# --- time and people ------------------------------------------------------------------------------------------------
+
+
+def refunds_due(order: Order, event: RefundsDue, schedule: Schedule) -> Decision:
+    """Ask after the refunds whose moment has come."""
+    due = [refund for refund in order.refunds if refund.open and _is_due(order, refund, event)]
+    if not due:
+        return Decision(order)
+    after, case = order.advanced(), None
+    for refund in due:
+        step = refund.step + 1
+        next_ms = deadlines.refund_check(schedule, step, event.at_ms)
+        after = with_refund(after, replace(refund, step=step, next_check_at_ms=next_ms))
+        # The channel may take days for what it has taken; what nobody can say anything about is for people.
+        if step == len(schedule.refund_ms) and refund.state in (SUBMITTING, UNKNOWN):
+            case = Reason.REFUND_UNKNOWN
+    return Decision(after, effects=tuple(QueryRefund(refund.refund_id) for refund in due), case=case)
+
+
+def _is_due(order: Order, refund: Refund, event: RefundsDue) -> bool:
+    if event.claimed_version is not None:
+        return event.claimed_version == order.version and refund.refund_id in event.claimed
+    return refund.next_check_at_ms is not None and event.at_ms >= refund.next_check_at_ms
+
+
+def troubled(order: Order) -> tuple[Refund, ...]:
+    """What people may have sent again: failed although we owe it, or stuck."""
+    return tuple(refund for refund in order.refunds if _troubled(order, refund))
+
+
+def _troubled(order: Order, refund: Refund) -> bool:
+    if refund.state in GIVEN_UP:
+        return refund.cause is not RefundCause.APP and _room_for(order, refund)
+    return refund.state in (UNKNOWN, ABNORMAL)
+
+
+def send_again(order: Order, refunds: tuple[Refund, ...], at_ms: int, schedule: Schedule) -> Order:
+    """These refunds, from the first rung, under their numbers. The order's version moves by one."""
+    version = order.version + 1
+    for refund in refunds:
+        order = _sent_again(order, replace(refund, step=0), at_ms, schedule)
+    return replace(order, version=version)
+
+
+def _room_for(order: Order, refund: Refund) -> bool:
+    payment = next((payment for payment in order.payments if refund.gives_back(payment)), None)
+    return payment is not None and order.refunding(payment) + refund.amount <= payment.amount
+
+
+def with_refund(order: Order, refund: Refund) -> Order:
+    """The order with this refund in its place, and with what of its credit is given back. Its version stays."""
+    others = tuple(other for other in order.refunds if other.refund_id != refund.refund_id)
+    place = next((i for i, other in enumerate(order.refunds) if other.refund_id == refund.refund_id), len(others))
+    refunds = (*others[:place], refund, *others[place:])
+    after = replace(order, refunds=refunds)
+    credit = after.credit
+    return after if credit is None else replace(after, refunded_amount=after.refunding(credit))
