@@ -59,7 +59,7 @@ def _retry(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | 
         effects: tuple[Effect, ...] = tuple(SubmitRefund(refund.refund_id) for refund in troubled)
         return Decision(refunding.send_again(order, troubled, event.at_ms, schedule), effects=effects)
     live = order.live_attempt
-    if live is not None and order.state is OrderState.EXCEPTION:
+    if live is not None and order.reason is Reason.UNKNOWN_OUTCOME:
         return Decision(closing(order, live, event.at_ms, schedule), effects=(Query(live.number),))
     asked = tuple(Query(a.number) for a in order.attempts if a.live or a.state is AttemptState.CLOSED)
     if not asked:

@@ -92,7 +92,7 @@ def credited(
         attempts=attempts,
         payments=_with_payment(order, payment),
         paid_amount=payment.amount,
-        late=order.state is CLOSED or payment.success_at_ms > order.expires_at_ms,
+        late=order.closed_at_ms is not None or payment.success_at_ms > order.expires_at_ms,
         reason=None,
         paid_at_ms=payment.success_at_ms,
         step=0,

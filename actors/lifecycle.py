@@ -21,7 +21,7 @@ from actors import deadlines
 from actors.casework import case_resolved
 from actors.crediting import UNCLEAR, payment_reported
 from actors.deadlines import Schedule
-from actors.effects import Close, Query, Submit
+from actors.effects import Close, Effect, Query, QueryRefund, Submit
 from actors.ending import closed, closing
 from actors.events import (
     CaseResolved,
@@ -324,7 +324,10 @@ def _expire(order: Order, at_ms: int, schedule: Schedule) -> Decision:
 
 
 def _sync(order: Order, _event: SyncRequested, _: Schedule) -> Decision:
-    queries = tuple(Query(attempt.number) for attempt in order.attempts if _worth_asking(order, attempt))
+    queries: tuple[Effect, ...] = (
+        *(Query(attempt.number) for attempt in order.attempts if _worth_asking(order, attempt)),
+        *(QueryRefund(refund.refund_id) for refund in order.refunds if refund.open),
+    )
     return Decision(order, Reply.WAIT if queries else Reply.DONE, queries)
 
 

@@ -12,23 +12,25 @@ import asyncpg
 import structlog
 from aiohttp import web
 
-from actors.deadlines import Schedule
 from actors.order import Order, OrderState
 from actors.registry import Registry
 from gateway import probe
 from gateway.api.auth import Authenticator
 from gateway.api.callbacks import CallbacksApi
 from gateway.api.callers_orders import CallersOrders
+from gateway.api.cases import CasesApi
 from gateway.api.channels import ChannelsApi
 from gateway.api.edge import Edge
 from gateway.api.health import HealthApi
 from gateway.api.orders import OrdersApi
 from gateway.api.orders import Settings as OrderSettings
 from gateway.api.payments import PaymentsApi
+from gateway.api.refunds import RefundsApi
 from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
+from gateway.checks import schedule_of
 from gateway.clock import DatabaseClock
-from gateway.config import Channels, Checks, Config, Env
+from gateway.config import Channels, Config, Env
 from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
@@ -37,6 +39,7 @@ from gateway.metrics import Metrics
 from gateway.sealing import Sealer, load_master_key
 from gateway.stepping import Stepper
 from gateway.storage.apps import Apps
+from gateway.storage.cases import CaseCounter, Cases
 from gateway.storage.endpoints import Endpoints
 from gateway.storage.group_commit import Bounds, GroupCommit
 from gateway.storage.journal import Journal
@@ -64,19 +67,6 @@ class Part(Protocol):
 
 
 P = TypeVar("P", bound=Part)
-
-
-def schedule_of(checks: Checks) -> Schedule:
-    """The ladders in milliseconds."""
-    return Schedule(
-        timeout_ms=_ms(checks.timeout_s),
-        queries_ms=tuple(map(_ms, checks.queries_s)),
-        slow_queries_ms=tuple(map(_ms, checks.slow_queries_s)),
-        closing_ms=tuple(map(_ms, checks.closing_s)),
-        watch_ms=tuple(map(_ms, checks.watch_s)),
-        exception_ms=tuple(map(_ms, checks.exception_s)),
-        not_found_final_ms=_ms(checks.not_found_final_s),
-    )
 
 
 def _ms(seconds: float) -> int:
@@ -138,6 +128,8 @@ class Gateway:
         routes = [
             *OrdersApi(authenticator, registry, journal, orders, dedup, clock, settings).routes(),
             *PaymentsApi(orders, clock, channels, config.checks.pay_wait_s).routes(),
+            *RefundsApi(authenticator, orders, journal, clock, config.checks.pay_wait_s).routes(),
+            *CasesApi(authenticator, orders, Cases(pool), clock).routes(),
             *ChannelsApi(authenticator, channels).routes(),
             *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
             *self._health.routes(),
@@ -147,6 +139,7 @@ class Gateway:
         keys.start()
         self._keep(_adjust(clock, pool), "clock")
         self._keep(_watch_loop(metrics), "loop lag")
+        self._keep(CaseCounter(pool, metrics).run(), "cases")
         _settle_memory()
 
     async def stop(self) -> None:

@@ -82,6 +82,50 @@ def app_add(name: str, webhook_url: str | None, as_json: bool, path: Path | None
     click.echo("Neither is shown again: the key is stored as a hash, the secret sealed.")
 
 
+@main.group("case")
+def case_group() -> None:
+    """What people must look at."""
+
+
+@case_group.command("list")
+@click.option("--resolved", is_flag=True, help="Those that are settled instead.")
+@click.option("--app", "app_id", help="Of this app only.")
+@click.option("--after", help="Behind this case.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@config_option
+def case_list(resolved: bool, app_id: str | None, after: str | None, as_json: bool, path: Path | None) -> None:
+    """List open cases, oldest first, at most 100."""
+    from gateway import casebook  # noqa: PLC0415
+
+    config = _load(path)
+    click.echo(asyncio.run(_clearly(lambda: casebook.listed(config, app_id, not resolved, after, as_json))))
+
+
+@case_group.command("show")
+@click.argument("case_id")
+@config_option
+def case_show(case_id: str, path: Path | None) -> None:
+    """Show a case with its order, as JSON, and what can be done about it."""
+    from gateway import casebook  # noqa: PLC0415
+
+    config = _load(path)
+    click.echo(asyncio.run(_clearly(lambda: casebook.shown(config, case_id))))
+
+
+@case_group.command("resolve")
+@click.argument("case_id")
+@click.argument("action", type=click.Choice(["retry", "accept", "refund", "close"]))
+@click.option("--by", required=True, help="Who decides.")
+@click.option("--note", required=True, help="Why; it is kept with the case.")
+@config_option
+def case_resolve(case_id: str, action: str, by: str, note: str, path: Path | None) -> None:
+    """Do something about a case; a running gateway carries it out."""
+    from gateway import casebook  # noqa: PLC0415
+
+    config = _load(path)
+    click.echo(asyncio.run(_clearly(lambda: casebook.resolved(config, case_id, action, by, note))))
+
+
 @main.group("config")
 def config_group() -> None:
     """The configuration."""
@@ -107,6 +151,7 @@ def _load(path: Path | None) -> Config:
 async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
     """What an operator can mend is said in a sentence, without a traceback."""
     from gateway.app import AddressInUse  # noqa: PLC0415 - heavy parts load only for the verbs that need them
+    from gateway.casebook import CaseRefused  # noqa: PLC0415
     from gateway.embedded import EmbeddedError  # noqa: PLC0415
     from gateway.probe import ProbeError  # noqa: PLC0415
     from gateway.sealing import MasterKeyError  # noqa: PLC0415
@@ -118,6 +163,7 @@ async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
     except (
         AddressInUse,
         AppError,
+        CaseRefused,
         EmbeddedError,
         KeyMaterialError,
         MasterKeyError,

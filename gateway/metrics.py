@@ -55,6 +55,8 @@ class Metrics:
         self.orders_exception = orders["exception"]
         self.learned = self._counters("learned", "Payments learned of, by how: notification or query", "via")
         self.known_after_s = self._histogram("known_after_seconds", "From paid at the channel to known here", WAITS_S)
+        self.cases_open = self._gauges("cases_open", "Cases that people must look at", "reason")
+        self.case_oldest_s = self._gauge("case_oldest_seconds", "Age of the oldest open case")
         self.told_after_s = self._histogram("told_after_seconds", "From the event to its webhook's 2xx", WAITS_S)
 
     def _count_storage(self) -> None:
@@ -93,6 +95,9 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"holdfast_{name}", text, registry=self.registry)
+
+    def _gauges(self, name: str, text: str, *labels: str) -> Children[Gauge]:
+        return Children(Gauge(f"holdfast_{name}", text, labels, registry=self.registry).labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"holdfast_{name}", text, buckets=buckets, registry=self.registry)

@@ -32,6 +32,7 @@ OutOrderNo = Annotated[str, Meta(pattern=OUT_ORDER_NO.pattern)]
 Amount = Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
 Url = Annotated[str, Meta(min_length=8, max_length=512)]
 RETURN_URL_CHARS_MAX = 256  # what every channel takes: else an order is taken that some method can not pay
+REASON_CHARS_MAX = 80  # WeChat Pay takes no more
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}\Z")]
 
@@ -58,7 +59,7 @@ class CreateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhook_url: Url | None = None
     return_url: Annotated[str, Meta(min_length=8, max_length=RETURN_URL_CHARS_MAX)] | None = None
     metadata: Annotated[dict[Label, Annotated[str, Meta(max_length=512)]], Meta(max_length=50)] | None = None
-    late_payment: Literal["accept", "hold"] = "accept"
+    late_payment: Literal["accept", "refund", "hold"] = "accept"
 
 
 class Pay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +68,22 @@ class Pay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel: Word
     method: Word
     params: Annotated[dict[str, Any], Meta(max_length=20)] | None = None  # what is right in them the method says
+
+
+class CreateRefund(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/orders/{order_id}/refunds`. `reason` is what the payer reads at the platform."""
+
+    out_refund_no: OutOrderNo
+    amount: Amount
+    reason: Annotated[str, Meta(max_length=REASON_CHARS_MAX)] = ""
+
+
+class ResolveCase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/cases/{case_id}/resolve`: what is done, who decided it, and why."""
+
+    action: Literal["retry", "accept", "refund", "close"]
+    by: Label
+    note: Annotated[str, Meta(min_length=3, max_length=1000)]
 
 
 class Reader(Generic[T]):
@@ -145,6 +162,18 @@ def check_url(name: str, url: str | None) -> None:
     """Refuse what can not be called."""
     if url is not None and (fault := fault_of(url)):
         raise Problem("parameter_invalid", fault, param=name)
+
+
+def number_asked_for(request: Call, name: str) -> str:
+    """An app's number in the query, checked as strictly as when it was given: no other can exist."""
+    given = request.query.getall(name, [])
+    if not any(given):
+        raise Problem("parameter_missing", f"name it: ?{name}=", param=name)
+    if len(given) > 1:
+        raise Problem("parameter_duplicate", "one at a time", param=name)
+    if not OUT_ORDER_NO.match(given[0]):
+        raise Problem("parameter_invalid", f"expected {OUT_ORDER_NO.pattern}", param=name)
+    return str(given[0])
 
 
 def _refuse_encoding(request: Call) -> None:

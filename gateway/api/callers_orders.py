@@ -45,6 +45,10 @@ class CallersOrders:
             raise Problem("order_not_found", param="order_id")
         return order
 
+    async def loaded(self, order_id: str) -> Order | None:
+        """An order that was found to be the caller's by another way."""
+        return await self._journal.load(order_id)
+
     async def tell(self, order: Order, event: Event) -> Answer:
         """Tell the order, at least at the version that was just read."""
         try:

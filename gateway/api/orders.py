@@ -12,7 +12,7 @@ from actors.ports import Clock, Verdict
 from actors.registry import Registry
 from gateway import ids
 from gateway.api.auth import Authenticator
-from gateway.api.bodies import OUT_ORDER_NO, CreateOrder, Reader, check_url, read, read_nothing
+from gateway.api.bodies import CreateOrder, Reader, check_url, number_asked_for, read, read_nothing
 from gateway.api.callers_orders import CallersOrders, json_response, refuse
 from gateway.api.problems import Problem
 from gateway.api.routing import Call, Route
@@ -119,7 +119,7 @@ class OrdersApi:
     async def find(self, request: Call) -> web.Response:
         """The order an app knows by its own number."""
         app = await self._authenticator.app_of(request)
-        out_order_no = _out_order_no(request)
+        out_order_no = number_asked_for(request, "out_order_no")
         order = await self._journal.by_out_order_no(app.app_id, out_order_no)
         if order is None:
             raise Problem("order_not_found", param="out_order_no")
@@ -174,18 +174,6 @@ class OrdersApi:
         if answer.reply is Reply.WAIT:
             await self._orders.later(answer.order, asyncio.get_running_loop().time() + self._settings.pay_wait_s)
         return json_response(order_json(await self._journal.load(order.order_id) or answer.order))
-
-
-def _out_order_no(request: Call) -> str:
-    """The number of the query, checked as strictly as when the order was made: no other can exist."""
-    given = request.query.getall("out_order_no", [])
-    if not any(given):
-        raise Problem("parameter_missing", "name the order: ?out_order_no=", param="out_order_no")
-    if len(given) > 1:
-        raise Problem("parameter_duplicate", "one order at a time", param="out_order_no")
-    if not OUT_ORDER_NO.match(given[0]):
-        raise Problem("parameter_invalid", f"expected {OUT_ORDER_NO.pattern}", param="out_order_no")
-    return given[0]
 
 
 def _content(app: App, body: CreateOrder) -> Content:

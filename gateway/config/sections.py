@@ -98,6 +98,7 @@ class Checks(msgspec.Struct, frozen=True):
     closing_s: Ladder = (5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0)
     watch_s: Ladder = (60.0, 600.0, 3600.0, 21600.0)  # after closed: money may still arrive
     exception_s: Ladder = (3600.0,) * 24 + (21600.0,) * 24  # hourly for a day, then 6-hourly to 7 days
+    refund_s: Ladder = (5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0)  # the last one for ever
     not_found_final_s: Seconds = 600.0
     pay_wait_s: Seconds = 8.0
 

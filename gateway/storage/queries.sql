@@ -100,3 +100,37 @@ SELECT app_id, webhook_url FROM apps
 
 -- query: writable
 SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'
+
+-- query: cases
+SELECT c.order_id, c.version, o.app_id, c.reason, c.evidence AS evidence_json,
+       (extract(epoch FROM c.opened_at) * 1000)::bigint AS opened_at_ms,
+       (extract(epoch FROM c.resolved_at) * 1000)::bigint AS resolved_at_ms, c.resolution, c.resolved_by,
+       c.resolution_note AS note
+FROM cases c
+LEFT JOIN orders o ON o.order_id = c.order_id
+WHERE ($1::text IS NULL OR o.app_id = $1)
+  AND (c.resolved_at IS NULL) = $2
+  AND ($3::text IS NULL OR (c.opened_at, c.order_id, c.version)
+       > (SELECT a.opened_at, a.order_id, a.version FROM cases a WHERE a.order_id = $3 AND a.version = $4::int))
+ORDER BY c.opened_at, c.order_id, c.version
+LIMIT $5
+
+-- query: case
+SELECT c.order_id, c.version, o.app_id, c.reason, c.evidence AS evidence_json,
+       (extract(epoch FROM c.opened_at) * 1000)::bigint AS opened_at_ms,
+       (extract(epoch FROM c.resolved_at) * 1000)::bigint AS resolved_at_ms, c.resolution, c.resolved_by,
+       c.resolution_note AS note
+FROM cases c
+LEFT JOIN orders o ON o.order_id = c.order_id
+WHERE c.order_id = $1 AND c.version = $2
+
+-- query: close_orphan
+UPDATE cases SET resolved_at = clock_timestamp(), resolution = 'close', resolved_by = $2, resolution_note = $3
+WHERE order_id = $1 AND version = 0 AND resolved_at IS NULL
+RETURNING order_id
+
+-- query: open_cases
+SELECT reason, count(*) AS count, extract(epoch FROM clock_timestamp() - min(opened_at))::float8 AS oldest_s
+FROM cases
+WHERE resolved_at IS NULL
+GROUP BY reason

@@ -15,6 +15,7 @@ from channels.contract import (
     AlreadyPaid,
     AttemptKey,
     ChannelPayment,
+    ChannelRefund,
     ClosedAtChannel,
     CloseOutcome,
     Credential,
@@ -31,9 +32,11 @@ from channels.contract import (
     PayOutcome,
     QueryOutcome,
     RefundKey,
+    RefundKnown,
     RefundOutcome,
     RefundQueryOutcome,
     RefundRequest,
+    RefundState,
     Refused,
     Stamp,
     StatementFile,
@@ -82,6 +85,10 @@ class MadeUpChannel:
         self.silent: set[str] = set()
         self.called: list[tuple[str, AttemptKey]] = []
         self.pays_at_once = False
+        self.refunds: dict[str, RefundRequest] = {}
+        self.refunds_sent: list[str] = []
+        self.refund_state = RefundState.SUCCEEDED
+        self.refund_refused = ""
         self.refuses = ""
         self.life_s: int | None = None
         self._knows_at_once = knows_at_once
@@ -154,11 +161,34 @@ class MadeUpChannel:
 
     def refund(self, request: RefundRequest, stamp: Stamp) -> Flow[RefundOutcome]:
         yield from ()
-        return Unknown("not asked for")
+        self.refunds_sent.append(request.refund.refund_no)
+        if self.refund_refused:
+            return Refused("NOT_ENOUGH", self.refund_refused)
+        if "refund_lost" in self.silent:  # it never arrived
+            return Unknown("silence")
+        self.refunds.setdefault(request.refund.refund_no, request)
+        return Unknown("silence") if "refund" in self.silent else self._refund(request.refund.refund_no)
 
     def query_refund(self, refund: RefundKey, stamp: Stamp) -> Flow[RefundQueryOutcome]:
         yield from ()
-        return Unknown("not asked for")
+        if "query_refund" in self.silent:
+            return Unknown("silence")
+        return self._refund(refund.refund_no) if refund.refund_no in self.refunds else NotFound()
+
+    def _refund(self, number: str) -> RefundKnown:
+        request, done = self.refunds[number], self.refund_state is RefundState.SUCCEEDED
+        return RefundKnown(
+            ChannelRefund(
+                self.name,
+                self.account,
+                number,
+                self.refund_state,
+                request.refund.out_trade_no,
+                f"refund of {number}",
+                request.amount,
+                success_at_s=1 if done else None,
+            )
+        )
 
     def statement(self, day: str, stamp: Stamp) -> Flow[StatementOutcome]:
         yield from ()

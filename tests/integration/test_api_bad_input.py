@@ -97,7 +97,7 @@ WRONG_FIELDS = [
     ("metadata", '{"": "x"}'),
     ("metadata", json.dumps({"k" * 129: "x"})),
     ("metadata", json.dumps({f"k{n}": "x" for n in range(51)})),
-    ("late_payment", '"refund"'),
+    ("late_payment", '"give"'),
     ("late_payment", "null"),
 ]
 
