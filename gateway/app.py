@@ -12,7 +12,6 @@ import asyncpg
 import structlog
 from aiohttp import web
 
-from actors.deadlines import Schedule
 from actors.order import Order, OrderState
 from actors.registry import Registry
 from gateway import probe
@@ -27,8 +26,9 @@ from gateway.api.orders import Settings as OrderSettings
 from gateway.api.payments import PaymentsApi
 from gateway.api.routing import Router
 from gateway.channel_keys import KeyRefresher
+from gateway.checks import schedule_of
 from gateway.clock import DatabaseClock
-from gateway.config import Channels, Checks, Config, Env
+from gateway.config import Channels, Config, Env
 from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
@@ -64,19 +64,6 @@ class Part(Protocol):
 
 
 P = TypeVar("P", bound=Part)
-
-
-def schedule_of(checks: Checks) -> Schedule:
-    """The ladders in milliseconds."""
-    return Schedule(
-        timeout_ms=_ms(checks.timeout_s),
-        queries_ms=tuple(map(_ms, checks.queries_s)),
-        slow_queries_ms=tuple(map(_ms, checks.slow_queries_s)),
-        closing_ms=tuple(map(_ms, checks.closing_s)),
-        watch_ms=tuple(map(_ms, checks.watch_s)),
-        exception_ms=tuple(map(_ms, checks.exception_s)),
-        not_found_final_ms=_ms(checks.not_found_final_s),
-    )
 
 
 def _ms(seconds: float) -> int:
@@ -121,7 +108,12 @@ class Gateway:
         journal = Journal(pool, group_commit)
         runner = EffectRunner(channels, clock, config.server.public_url)
         registry = Registry(
-            journal, clock, schedule_of(config.checks), runner, config.limits.actors_max, partial(_count, metrics)
+            journal,
+            clock,
+            schedule_of(config.checks, config.channels),
+            runner,
+            config.limits.actors_max,
+            partial(_count, metrics),
         )
         runner.connect(registry.ask)
         group_commit.when_lost(registry.forget_idle)
