@@ -32,6 +32,7 @@ from gateway.config import Channels, Config, Env
 from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
+from gateway.inbox import Inbox, Tell
 from gateway.installation import install
 from gateway.metrics import Metrics
 from gateway.sealing import Sealer, load_master_key
@@ -40,6 +41,7 @@ from gateway.storage.apps import Apps
 from gateway.storage.endpoints import Endpoints
 from gateway.storage.group_commit import Bounds, GroupCommit
 from gateway.storage.journal import Journal
+from gateway.storage.notifications import Notifications
 from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
@@ -120,6 +122,9 @@ class Gateway:
         self._stack.callback(registry.stop)
         self._stack.push_async_callback(runner.stop, config.server.drain_s)
         keys = KeyRefresher(channels)
+        tell = Tell(registry.ask, clock)
+        inbox = Inbox(Notifications(pool), tell, clock, config.notifications, metrics)
+        self._stack.push_async_callback(inbox.stop)
         sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
         self._stack.push_async_callback(keys.stop)
         self._stack.push_async_callback(sweep.stop)
@@ -131,11 +136,12 @@ class Gateway:
             *OrdersApi(authenticator, registry, journal, orders, dedup, clock, settings).routes(),
             *PaymentsApi(orders, clock, channels, config.checks.pay_wait_s).routes(),
             *ChannelsApi(authenticator, channels).routes(),
-            *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
+            *CallbacksApi(channels, registry, journal, clock, keys, inbox, tell, metrics).routes(),
             *self._health.routes(),
         ]
         await self._serve(Router(routes))
         sweep.start()
+        inbox.start()
         keys.start()
         self._keep(_adjust(clock, pool), "clock")
         self._keep(_watch_loop(metrics), "loop lag")

@@ -225,7 +225,7 @@ async def test_what_is_not_believed_is_recorded_and_credits_nothing(
 
 
 @pytest.mark.parametrize("variant", ["tamper", "probe", "stale", "wrong_serial"])
-async def test_the_platforms_own_false_starts_are_refused(
+async def test_the_platforms_own_false_starts_are_refused_and_have_it_asked(
     api: Api, platform: Platform, order: dict[str, Any], database: asyncpg.Connection, variant: str
 ) -> None:
     order_id = order["order_id"]
@@ -233,7 +233,9 @@ async def test_the_platforms_own_false_starts_are_refused(
         await platform.pay(order_id + "01")
     assert (await platform.notify(order_id + "01", variant))["status"] == 400
     assert len(await verdicts(database, order_id)) == 1
-    assert (await api.get(order_id))["state"] == "paying"
+    await api.until_state(order_id, "paid")
+    learned_by = await database.fetchval("SELECT learned_by FROM payments WHERE order_id = $1", order_id)
+    assert learned_by == "query", "the channel was asked, and its answer is believed"
 
 
 # --- what is believed and moves no order ----------------------------------------------------------------------------
