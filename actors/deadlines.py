@@ -9,7 +9,11 @@ from actors.order import Attempt, Order
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """The ladders, in milliseconds. Defaults are the recipe's: 30 s of silence, then 10, 20, 30 s, then slower."""
+    """The ladders, in milliseconds. Defaults are the recipe's: 30 s of silence, then 10, 20, 30 s, then slower.
+
+    `by_method` holds the ladders of those channels and methods that have their own: a QR code waits for a person, a bar
+    code does not.
+    """
 
     timeout_ms: int = 30_000
     queries_ms: tuple[int, ...] = (10_000, 20_000, 30_000)
@@ -19,6 +23,11 @@ class Schedule(msgspec.Struct, frozen=True):
     exception_ms: tuple[int, ...] = (3_600_000,) * 24 + (21_600_000,) * 24
     refund_ms: tuple[int, ...] = (5_000, 10_000, 20_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000, 21_600_000)
     not_found_final_ms: int = 600_000
+    by_method: dict[tuple[str, str], "Schedule"] = {}
+
+    def of(self, channel: str, method: str) -> "Schedule":
+        """The ladders of what is paid like this."""
+        return self.by_method.get((channel, method), self)
 
 
 def after_query(schedule: Schedule, step: int, at_ms: int, expires_at_ms: int) -> int:

@@ -91,11 +91,19 @@ class Rule(msgspec.Struct, frozen=True):
 def transition(order: Order, event: Event, schedule: Schedule) -> Decision:
     """What `event` does to `order`. Pure; raises only if a rule breaks its own word in TRANSITIONS."""
     rule = TRANSITIONS[type(event)][order.state]
-    decision = rule.decide(order, event, schedule)
+    decision = rule.decide(order, event, _schedule_of(order, event, schedule))
     if decision.order.state is not order.state and decision.order.state not in rule.to:
         msg = f"{type(event).__name__} in {order.state} led to {decision.order.state}"
         raise AssertionError(msg)
     return decision
+
+
+def _schedule_of(order: Order, event: Event, schedule: Schedule) -> Schedule:
+    """The ladders of what can be paid now: of the live attempt, else of the method that is asked for."""
+    paid_with = order.live_attempt or event
+    if isinstance(paid_with, Attempt | PayRequested):
+        return schedule.of(paid_with.channel, paid_with.method)
+    return schedule
 
 
 # --- pay ------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from gateway.config import Channels, Config, Env
 from gateway.databases import Databases, connector, make_pool, prepare_schema
 from gateway.dedup import Dedup
 from gateway.effect_runner import EffectRunner, InstalledChannel
+from gateway.inbox import Inbox, Tell
 from gateway.installation import install
 from gateway.metrics import Metrics
 from gateway.sealing import Sealer, load_master_key
@@ -43,6 +44,7 @@ from gateway.storage.cases import CaseCounter, Cases
 from gateway.storage.endpoints import Endpoints
 from gateway.storage.group_commit import Bounds, GroupCommit
 from gateway.storage.journal import Journal
+from gateway.storage.notifications import Notifications
 from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
@@ -111,13 +113,21 @@ class Gateway:
         journal = Journal(pool, group_commit)
         runner = EffectRunner(channels, clock, config.server.public_url)
         registry = Registry(
-            journal, clock, schedule_of(config.checks), runner, config.limits.actors_max, partial(_count, metrics)
+            journal,
+            clock,
+            schedule_of(config.checks, config.channels),
+            runner,
+            config.limits.actors_max,
+            partial(_count, metrics),
         )
         runner.connect(registry.ask)
         group_commit.when_lost(registry.forget_idle)
         self._stack.callback(registry.stop)
         self._stack.push_async_callback(runner.stop, config.server.drain_s)
         keys = KeyRefresher(channels)
+        tell = Tell(registry.ask, clock)
+        inbox = Inbox(Notifications(pool), tell, clock, config.notifications, metrics)
+        self._stack.push_async_callback(inbox.stop)
         sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
         self._stack.push_async_callback(keys.stop)
         self._stack.push_async_callback(sweep.stop)
@@ -131,11 +141,12 @@ class Gateway:
             *RefundsApi(authenticator, orders, journal, clock, config.checks.pay_wait_s).routes(),
             *CasesApi(authenticator, orders, Cases(pool), clock).routes(),
             *ChannelsApi(authenticator, channels).routes(),
-            *CallbacksApi(channels, registry, journal, clock, keys, metrics).routes(),
+            *CallbacksApi(channels, registry, journal, clock, keys, inbox, tell, metrics).routes(),
             *self._health.routes(),
         ]
         await self._serve(Router(routes))
         sweep.start()
+        inbox.start()
         keys.start()
         self._keep(_adjust(clock, pool), "clock")
         self._keep(_watch_loop(metrics), "loop lag")

@@ -1,12 +1,16 @@
-"""The configured times of checks, as the core counts them."""
+"""From the configured seconds to the core's ladders: each method inherits from its channel, and that from [checks]."""
+
+from collections.abc import Iterator
+
+import msgspec
 
 from actors.deadlines import Schedule
-from gateway.config import Checks
+from gateway.config import Channels, Checks, OwnChecks
 
 
-def schedule_of(checks: Checks) -> Schedule:
-    """The ladders in milliseconds."""
-    return Schedule(
+def schedule_of(checks: Checks, channels: Channels) -> Schedule:
+    """The ladders in milliseconds, and those of the methods that have their own."""
+    schedule = Schedule(
         timeout_ms=_ms(checks.timeout_s),
         queries_ms=tuple(map(_ms, checks.queries_s)),
         slow_queries_ms=tuple(map(_ms, checks.slow_queries_s)),
@@ -16,6 +20,27 @@ def schedule_of(checks: Checks) -> Schedule:
         refund_ms=tuple(map(_ms, checks.refund_s)),
         not_found_final_ms=_ms(checks.not_found_final_s),
     )
+    return msgspec.structs.replace(schedule, by_method=dict(_by_method(schedule, channels)))
+
+
+def _by_method(schedule: Schedule, channels: Channels) -> Iterator[tuple[tuple[str, str], Schedule]]:
+    for channel, section in channels.installed().items():
+        of_channel = _inheriting(schedule, section.checks)
+        for name, method in msgspec.structs.asdict(section.methods).items():
+            own = _inheriting(of_channel, method.checks)
+            if own != schedule:
+                yield (channel, name), own
+
+
+def _inheriting(schedule: Schedule, own: OwnChecks) -> Schedule:
+    said: dict[str, int | tuple[int, ...]] = {}
+    if own.timeout_s is not None:
+        said["timeout_ms"] = _ms(own.timeout_s)
+    if own.queries_s is not None:
+        said["queries_ms"] = tuple(map(_ms, own.queries_s))
+    if own.slow_queries_s is not None:
+        said["slow_queries_ms"] = tuple(map(_ms, own.slow_queries_s))
+    return msgspec.structs.replace(schedule, **said)
 
 
 def _ms(seconds: float) -> int:

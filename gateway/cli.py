@@ -1,11 +1,13 @@
-"""The command line: `serve` is the product, `app add` lets an application in, `doctor` finds what is wrong."""
+"""The command line: `serve` is the product; `app add` lets an application in, `doctor` finds what is wrong, `inbox`
+shows what channels sent and has it told again."""
 
 import asyncio
 import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,8 +22,10 @@ from gateway.config import Config, ConfigError, Env, load
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+    from gateway.storage.notifications import Line
 
 REFUSED = 4  # exit code: understood, and not done
+DAY_MS = 86_400_000
 STOP_S = 10.0  # beside draining: the last flush, and closing what is open
 
 config_option = click.option(
@@ -126,6 +130,55 @@ def case_resolve(case_id: str, action: str, by: str, note: str, path: Path | Non
     click.echo(asyncio.run(_clearly(lambda: casebook.resolved(config, case_id, action, by, note))))
 
 
+@main.group()
+def inbox() -> None:
+    """What channels sent: every notification as it came in."""
+
+
+since_option = click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
+    help="From this moment (UTC) on.",
+)
+verdict_option = click.option("--verdict", help="Only those of which this was said: verified, unknown_order, stale ...")
+
+
+@inbox.command("list")
+@since_option
+@verdict_option
+@click.option("--order", "order_id", help="Only those that name this order.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@config_option
+def inbox_list(
+    since: datetime | None, verdict: str | None, order_id: str | None, limit: int, as_json: bool, path: Path | None
+) -> None:
+    """Show the latest notifications; without --since those of the last day."""
+    from gateway.replay import listed  # noqa: PLC0415
+
+    config = _load(path)
+    since_ms = _ms(datetime.now(UTC)) - DAY_MS if since is None else _ms(since)
+    lines = asyncio.run(_clearly(lambda: listed(config, since_ms, verdict, order_id, limit)))
+    for line in lines:
+        click.echo(msgspec.json.encode(line) if as_json else _inbox_line(line))
+
+
+@inbox.command("replay")
+@click.argument("numbers", nargs=-1, type=int, metavar="[ID]...")
+@since_option
+@verdict_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@config_option
+def inbox_replay(
+    numbers: tuple[int, ...], since: datetime | None, verdict: str | None, as_json: bool, path: Path | None
+) -> None:
+    """Verify notifications again, as of when they came in, and tell their orders; harmless to repeat."""
+    if bool(numbers) == (since is not None):
+        raise click.UsageError("name notifications, or --since when")
+    config = _load(path)
+    asyncio.run(_clearly(lambda: _replay(config, numbers, since, verdict, as_json)))
+
+
 @main.group("config")
 def config_group() -> None:
     """The configuration."""
@@ -154,6 +207,7 @@ async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
     from gateway.casebook import CaseRefused  # noqa: PLC0415
     from gateway.embedded import EmbeddedError  # noqa: PLC0415
     from gateway.probe import ProbeError  # noqa: PLC0415
+    from gateway.replay import ReplayError  # noqa: PLC0415
     from gateway.sealing import MasterKeyError  # noqa: PLC0415
     from gateway.storage.apps import AppError  # noqa: PLC0415
     from gateway.storage.migrate import MigrationError, UnsafeDatabaseError  # noqa: PLC0415
@@ -169,6 +223,7 @@ async def _clearly(work: Callable[[], Awaitable[Any]]) -> Any:
         MasterKeyError,
         MigrationError,
         ProbeError,
+        ReplayError,
         UnsafeDatabaseError,
     ) as error:
         _refuse(str(error))
@@ -231,3 +286,25 @@ async def _add_app(config: Config, name: str, webhook_url: str | None) -> dict[s
     finally:
         await databases.stop()
     return {"app_id": made.app_id, "api_key": made.api_key, "webhook_secret": made.webhook_secret}
+
+
+async def _replay(
+    config: Config, numbers: Sequence[int], since: datetime | None, verdict: str | None, as_json: bool
+) -> None:
+    from gateway.replay import replayed, replayed_since  # noqa: PLC0415
+
+    told = replayed(config, numbers) if since is None else replayed_since(config, _ms(since), verdict)
+    async for one in told:
+        text = f"{one.notification_id}  {one.order_id}{one.attempt}  {one.channel}  {one.before} -> {one.now}"
+        click.echo(msgspec.json.encode(one) if as_json else text)
+
+
+def _inbox_line(line: "Line") -> str:
+    at = datetime.fromtimestamp(line.received_at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    waits = f"  ({line.waits})" if line.waits else ""
+    return f"{line.notification_id}  {at}  {line.order_id}{line.attempt}  {line.channel}  {line.verdict}{waits}"
+
+
+def _ms(at: datetime) -> int:
+    """Unix milliseconds; what names no zone is UTC."""
+    return int(at.replace(tzinfo=UTC).timestamp() * 1000)

@@ -49,6 +49,8 @@ async def desk(config: Config) -> AsyncIterator[Desk]:
         stack.push_async_callback(commit.stop)
         await commit.start()
         journal = Journal(pool, commit)
-        registry = Registry(journal, clock, schedule_of(config.checks), lambda _order, _effects: None, ORDERS_MAX)
+        registry = Registry(
+            journal, clock, schedule_of(config.checks, config.channels), lambda _order, _effects: None, ORDERS_MAX
+        )
         stack.callback(registry.stop)
         yield Desk(pool, clock, journal, registry)

@@ -21,6 +21,11 @@ def notification_id(at_ms: int) -> int:
     return (at_ms & (1 << 42) - 1) << 21 | secrets.randbits(21)
 
 
+def first_notification_id(at_ms: int) -> int:
+    """The lowest number that a notification of that moment can have."""
+    return max(at_ms, 0) << 21
+
+
 @lru_cache(maxsize=8)
 def _moment(at_ms: int) -> str:
     return "".join([_PAIRS[at_ms >> shift & 1023] for shift in range(40, -1, -10)])

@@ -17,6 +17,7 @@ from gateway.config import Channels, ChannelSection
 from gateway.config.sections import Alipay, UnionPay, WechatPay
 from gateway.effect_runner import InstalledChannel
 from gateway.metrics import Metrics
+from gateway.pacing import Pace
 from gateway.stepping import Stepper
 from gateway.transport import Transport
 
@@ -90,6 +91,9 @@ def install(
                 queue_max=QUEUE_MAX,
                 metrics=metrics,
                 origins=loaded[name].origins,
+                pace=Pace(
+                    section.queries_per_s, section.queries_burst, section.breaker_failures, section.breaker_pause_s
+                ),
                 stepper=stepper,
                 clock=clock,
             ),

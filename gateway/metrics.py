@@ -68,6 +68,12 @@ class Metrics:
     def _count_the_outside(self) -> None:
         self.dedup = self._counters("dedup", "Duplicate hints: hit, new, unavailable, rubbish", "result")
         self.notifications = self._counters("notifications", "Notifications received", "channel", "verdict")
+        self.parked = self._counters(
+            "parked_notifications", "Of orders nobody knows: parked, credited, orphaned", "result"
+        )
+        self.notification_queries = self._counter(
+            "notification_queries", "Queries because a notification could not be verified"
+        )
         self.deliveries = self._counters(
             "webhook_attempts", "Webhook tries: delivered, failed, dead, dropped", "result"
         )
@@ -79,6 +85,13 @@ class Metrics:
             registry=self.registry,
         )
         self.channel_requests_s: Children[Histogram] = Children(requests.labels)
+        paused = Gauge(
+            "holdfast_channel_paused",
+            "1 while nothing is sent to a channel because it was silent",
+            ("channel",),
+            registry=self.registry,
+        )
+        self.channel_paused: Children[Gauge] = Children(paused.labels)
 
     def _gauge_the_process(self) -> None:
         self.actors = self._gauge("actors", "Orders held in memory")

@@ -1,6 +1,7 @@
 """Drives channel flows over HTTP: the only place where a channel's request leaves this process.
 
-A flow says what to send and what an answer means; this says how long to wait, how many at once, and when to try again.
+A flow says what to send and what an answer means; this says how long to wait, how many at once, when to try again, and
+when not to ask at all for a while.
 Every end that is not the flow's own outcome is `Unknown`: nothing here ever turns silence into a no.
 """
 
@@ -21,6 +22,7 @@ from yarl import URL
 from channels.contract import ANSWER_BYTES_MAX, Flow, Request, Response, Stamp, Unknown
 from channels.errors import NoAnswer
 from gateway.metrics import Metrics
+from gateway.pacing import Admission, Breaker, Pace, TokenBucket
 from gateway.stepping import Stepper
 
 T = TypeVar("T")
@@ -30,11 +32,13 @@ REQUESTS_MAX: Final = 10  # of one flow; a flow that wants more is looping
 # What may be sent again although it may have arrived: it changes nothing, or (close) only to what it already is.
 # Not pay and refund: they are safe to repeat only as the same request, and the order asks first what became of it.
 REPEATABLE: Final = frozenset({"query", "query_refund", "close", "statement", "refresh_keys"})
+PACED: Final = frozenset({"query", "query_refund"})  # what a backlog of orders asks all at once
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 NONCE_BYTES: Final = 16  # 32 characters
 LONG_ANSWER_S: Final = 300.0  # a statement of a busy day takes longer than any other answer
 INLINE_BYTES_MAX: Final = 65_536  # reading more than that takes milliseconds
+OUT_OF_ORDER: Final = 500  # an answer from here on is a silence to the breaker, whatever the flow reads in it
 
 # Never left: refused, no route, no name, no TLS session, or no connection in time.
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
@@ -50,6 +54,8 @@ class Transport:
             one byte to the next.
         concurrency: conversations at once.
         queue_max: conversations that may wait for their turn, up to `timeout_s`; more are `Unknown("overloaded")`.
+        pace: how often it is queried: a query waits up to `timeout_s` for its turn, beyond it is `Unknown("paced")`.
+            And when the channel is paused: everything is then `Unknown("paused")` at once.
         stepper: where flows step; shared with whatever else runs flows on this loop.
     """
 
@@ -63,6 +69,7 @@ class Transport:
         queue_max: int,
         metrics: Metrics,
         origins: Collection[str] = (),
+        pace: Pace = Pace(),  # noqa: B008 - frozen
         stepper: Stepper | None = None,
         user_agent: str = "Holdfast",
         clock: Callable[[], float] = time.time,
@@ -82,7 +89,10 @@ class Transport:
         self._nonce = nonce
         self._places = asyncio.Semaphore(concurrency)
         self._queued = 0
+        self._queries = TokenBucket(pace.queries_per_s, pace.queries_burst)
+        self._breaker = Breaker(pace.failures, pace.pause_s, self._paused)
         self._session: aiohttp.ClientSession | None = None
+        metrics.channel_paused[channel].set(0)
 
     async def start(self) -> None:
         """Open the pool; connections are made when first needed."""
@@ -114,29 +124,46 @@ class Transport:
             outcome, sent = await self._queue_for(make_flow, op)
             if not isinstance(outcome, Unknown) or (sent and op not in REPEATABLE) or tried == retries:
                 break
+            if self._breaker.refuses:
+                break
             # Full jitter, so that those who failed together do not come back together.
             await asyncio.sleep(random.uniform(0, min(RETRY_MAX_S, RETRY_FIRST_S * 2**tried)))
         return outcome
 
     async def _queue_for(self, make_flow: Callable[[Stamp], Flow[T]], op: str) -> tuple[T | Unknown, bool]:
+        if self._breaker.refuses:
+            return self._turned_away(op, "paused")
         if self._places.locked() and self._queued >= self._queue_max:
-            return self._overloaded(op)
+            return self._turned_away(op, "overloaded")
+        if op in PACED:
+            wait_s = self._queries.take(self._timeout_s)
+            if wait_s is None:
+                return self._turned_away(op, "paced")
+            if wait_s:
+                await asyncio.sleep(wait_s)
         self._queued += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._places.acquire()
         except TimeoutError:
-            return self._overloaded(op)
+            return self._turned_away(op, "overloaded")
         finally:
             self._queued -= 1
+        conversation = _Conversation(self._exchange, self._stepper)
+        admission = self._breaker.admit()
         try:
-            return await self._converse(make_flow, op)
+            if admission is Admission.REFUSED:
+                return self._turned_away(op, "paused")
+            return await self._converse(conversation, make_flow, op)
         finally:
             self._places.release()
+            if admission is not Admission.REFUSED:
+                self._breaker.settle(admission, conversation.heard)
 
-    async def _converse(self, make_flow: Callable[[Stamp], Flow[T]], op: str) -> tuple[T | Unknown, bool]:
+    async def _converse(
+        self, conversation: "_Conversation", make_flow: Callable[[Stamp], Flow[T]], op: str
+    ) -> tuple[T | Unknown, bool]:
         started_s = time.monotonic()
-        conversation = _Conversation(self._exchange, self._stepper)
         try:
             outcome: T | Unknown = await conversation.hold(make_flow(Stamp(int(self._clock()), self._nonce())))
         except NoAnswer as silence:  # a flow that does not care to tell silences apart
@@ -185,9 +212,13 @@ class Transport:
             sock_read=self._timeout_s,
         )
 
-    def _overloaded(self, op: str) -> tuple[Unknown, bool]:
-        self._metrics.channel_requests_s[self._channel, op, "overloaded"].observe(0.0)
-        return Unknown("overloaded"), False
+    def _turned_away(self, op: str, why: str) -> tuple[Unknown, bool]:
+        self._metrics.channel_requests_s[self._channel, op, why].observe(0.0)
+        return Unknown(why), False
+
+    def _paused(self, paused: bool) -> None:
+        self._metrics.channel_paused[self._channel].set(paused)
+        structlog.get_logger().warning("channel_paused" if paused else "channel_resumed", channel=self._channel)
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -197,12 +228,17 @@ class _Ended(msgspec.Struct, frozen=True):
 
 
 class _Conversation:
-    """One run of a flow. `sent` tells afterwards whether any of its requests may have reached the channel."""
+    """One run of a flow.
+
+    Afterwards `sent` tells whether any of its requests may have reached the channel, and `heard` whether any was
+    answered as by somebody who is at work; None if nothing was asked.
+    """
 
     def __init__(self, exchange: Callable[[Request], Awaitable[Response]], stepper: Stepper) -> None:
         self._exchange = exchange
         self._stepper = stepper
         self.sent = False
+        self.heard: bool | None = None
 
     async def hold(self, flow: Flow[T]) -> T | Unknown:
         advance: Step = partial(next, flow)
@@ -226,8 +262,10 @@ class _Conversation:
             response = await self._exchange(request)
         except NoAnswer as silence:
             self.sent = self.sent or silence.sent
+            self.heard = self.heard or False
             return partial(flow.throw, silence), False
         self.sent = True
+        self.heard = self.heard or response.status < OUT_OF_ORDER
         return partial(flow.send, response), len(response.body) > INLINE_BYTES_MAX
 
 

@@ -33,13 +33,13 @@ MAY_IMPORT = {
 FLOORS = [
     {
         *("config", "errors", "metrics", "logs", "sealing", "probe", "addresses", "representation", "embedded"),
-        *("ids", "clock", "stepping"),
+        *("ids", "clock", "pacing", "stepping"),
     },
     {"storage", "transport", "dedup"},
     {"effect_runner", "databases"},
-    {"channel_keys", "checks", "installation"},
+    {"channel_keys", "checks", "inbox", "installation"},
     {"api", "console", "webhooks", "reconciliation", "desk"},
-    {"app", "casebook", "doctor"},
+    {"app", "casebook", "doctor", "replay"},
     {"cli"},
     {"__main__"},
 ]
@@ -48,6 +48,7 @@ FLOORS = [
 KNOW_ACTORS_AND_CHANNELS = {
     "gateway/effect_runner.py": "translates: an actor's effect becomes a channel's flow, its outcome an event",
     "gateway/app.py": "builds every part",
+    "gateway/inbox.py": "has kept notifications verified once more, and tells orders what they say",
     "gateway/api/callbacks.py": "has a channel verify a notification, and tells the order what it says",
 }
 

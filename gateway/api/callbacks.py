@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from actors.checkpoint import Arrival, record
-from actors.errors import ActorError, OrderNotFound, WriteRejected
-from actors.events import Source
+from actors.errors import ActorError
+from actors.events import SyncRequested
+from actors.order import Order
 from actors.ports import Clock, Journal
 from actors.registry import Registry
 from channels.contract import Acknowledgement, Channel, ChannelPayment, ChannelRefund, Notified, RejectReason
@@ -19,31 +20,27 @@ from gateway.api.bodies import read_bytes
 from gateway.api.problems import Problem
 from gateway.api.routing import Call, Route
 from gateway.channel_keys import KeyRefresher
-from gateway.effect_runner import InstalledChannel, payment_reported
+from gateway.effect_runner import InstalledChannel
+from gateway.inbox import Inbox, Tell, Verdict
 from gateway.metrics import Metrics
+from gateway.pacing import TokenBucket
 from gateway.probe import probe
 
 _ORDER_ID = re.compile(r"[0-9A-Z]{26}\Z")
+_REFUND_ID = re.compile(r"[0-9A-Z]{26}[RX][0-9A-Z]{5}\Z")
 _NUMBER = re.compile(r"(?!00)[0-9]{2}\Z")
 UNVERIFIED_BYTES_MAX = 4096  # of a body that nobody vouches for; a real notification is half as long
 RECORDS_MAX = 500  # unverified notifications written at once ...
 RECORDS_PER_S = 20  # ... and in the long run; the others are counted
+QUERIES_MAX = 50  # that notifications nobody vouches for may cause at once ...
+QUERIES_PER_S = 5  # ... and in the long run, whatever orders they name
+QUERY_AGAIN_MS = 3000  # for one order
 HEADER_CHARS_MAX = 1024
 UNRECORDED_HEADERS = frozenset({"authorization", "cookie"})
 
+log = structlog.get_logger(__name__)
+
 _encode = msgspec.json.Encoder().encode
-
-
-class Verdict(StrEnum):
-    """What became of a notification, beside the reasons for which a channel's are rejected."""
-
-    VERIFIED = "verified"
-    REFUND = "refund"  # believed; orders do not know refunds yet
-    MISDIRECTED = "misdirected"  # believed, but it speaks of another attempt than the path
-    UNKNOWN_ORDER = "unknown_order"
-    CONTRADICTORY = "contradictory"  # believed, but the database refuses it: its transaction paid another order
-    TOO_LARGE = "too_large"
-    DEFERRED = "deferred"  # not taken now; the channel sends it again
 
 
 class CallbacksApi:
@@ -56,6 +53,8 @@ class CallbacksApi:
         journal: Journal,
         clock: Clock,
         keys: KeyRefresher,
+        inbox: Inbox,
+        tell: Tell,
         metrics: Metrics,
     ) -> None:
         self._channels = channels
@@ -63,41 +62,60 @@ class CallbacksApi:
         self._journal = journal
         self._clock = clock
         self._keys = keys
+        self._inbox = inbox
+        self._tell = tell
         self._metrics = metrics
-        self._records_left: float = RECORDS_MAX
-        self._records_at_ms = clock.now_ms()
+        self._records = TokenBucket(RECORDS_PER_S, RECORDS_MAX)
+        self._queries = TokenBucket(QUERIES_PER_S, QUERIES_MAX)
 
     def routes(self) -> list[Route]:
-        """Where the handler stands."""
-        return [Route("POST", "/callbacks/{channel}/{order_id}/{attempt}", self.notified)]
+        """Where the handlers stand; the more exact path first."""
+        return [
+            Route("POST", "/callbacks/{channel}/refunds/{refund_id}", self.refund_notified),
+            Route("POST", "/callbacks/{channel}/{order_id}/{attempt}", self.notified),
+        ]
 
     async def notified(self, request: Call) -> web.Response:
-        """Answer a notification in the channel's words."""
+        """Answer a notification about an attempt in the channel's words; of a refund, too, where it comes here."""
         order_id, attempt = request.match_info["order_id"], request.match_info["attempt"]
-        installed = self._channels.get(request.match_info["channel"])
-        if installed is None or not _ORDER_ID.match(order_id) or not _NUMBER.match(attempt):
+        if not _ORDER_ID.match(order_id) or not _NUMBER.match(attempt):
             raise Problem("not_found")
-        channel, headers = installed.channel, _headers(request)
+        return await self._answered(request, order_id, attempt)
+
+    async def refund_notified(self, request: Call) -> web.Response:
+        """Answer a notification about a refund in the channel's words."""
+        refund_id = request.match_info["refund_id"]
+        if not _REFUND_ID.match(refund_id):
+            raise Problem("not_found")
+        return await self._answered(request, refund_id[:26], refund_id[26:])
+
+    async def _answered(self, request: Call, order_id: str, suffix: str) -> web.Response:
+        """`suffix` is what, behind the order's id, names what the path is about."""
+        installed = self._channels.get(request.match_info["channel"])
+        if installed is None:
+            raise Problem("not_found")
+        channel, headers, named = installed.channel, _headers(request), (order_id, suffix)
         try:
             body = await read_bytes(request)
         except web.HTTPRequestEntityTooLarge:
-            await self._record_unverified(self._arrival(request, headers, b"", Verdict.TOO_LARGE))
+            await self._record_unverified(self._arrival(channel, named, headers, b"", Verdict.TOO_LARGE))
             raise
         try:
             notified = await self._verify(channel, headers, body)
         except NotificationRejected as rejected:
-            arrival = self._arrival(request, headers, body, rejected.reason)
+            arrival = self._arrival(channel, named, headers, body, rejected.reason)
             if rejected.reason is RejectReason.OTHER_EVENT:
                 return await self._keep(channel, arrival)
             await self._record_unverified(arrival)
+            await self._ask_channel_sometimes(arrival)
             return _answer(channel.refuse(rejected.reason))
-        if notified.out_trade_no not in (order_id + attempt, None):
-            await self._record(self._arrival(request, headers, body, Verdict.MISDIRECTED))
+        if _speaks_of(notified) != order_id + suffix and not _comes_by_payment_path(notified, order_id + suffix):
+            await self._record(self._arrival(channel, named, headers, body, Verdict.MISDIRECTED))
             return _answer(channel.refuse(RejectReason.MALFORMED))
+        arrival = self._arrival(channel, named, headers, body, Verdict.VERIFIED)
         if isinstance(notified, ChannelRefund):
-            return await self._keep(channel, self._arrival(request, headers, body, Verdict.REFUND))
-        arrival = self._arrival(request, headers, body, Verdict.VERIFIED)
-        return await self._credit(channel, notified, arrival, order_id, int(attempt))
+            return await self._give_back(channel, notified, arrival)
+        return await self._credit(channel, notified, arrival)
 
     async def _verify(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> Notified:
         now_s = self._clock.now_ms() // 1000
@@ -128,53 +146,95 @@ class CallbacksApi:
 
     async def _record_unverified(self, arrival: Arrival) -> None:
         """Anybody may have sent it: counted always, its beginning kept as long as strangers keep measure."""
-        if self._may_record():
+        if self._records.take() is not None:
             await self._record(msgspec.structs.replace(arrival, body=arrival.body[:UNVERIFIED_BYTES_MAX]))
         else:
             self._metrics.notifications[arrival.channel, arrival.verdict].inc()
 
-    def _may_record(self) -> bool:
-        """A bucket of RECORDS_MAX that fills again at RECORDS_PER_S: anybody may write here, but not the disk full."""
-        now_ms = self._clock.now_ms()
-        filled = self._records_left + (now_ms - self._records_at_ms) / 1000 * RECORDS_PER_S
-        self._records_left, self._records_at_ms = min(filled, RECORDS_MAX), now_ms
-        if self._records_left < 1:
-            return False
-        self._records_left -= 1
-        return True
+    async def _ask_channel_sometimes(self, arrival: Arrival) -> None:
+        """Perhaps it was paid after all: nothing of the notification is believed, but the channel is asked.
 
-    async def _credit(
-        self, channel: Channel, payment: ChannelPayment, arrival: Arrival, order_id: str, number: int
-    ) -> web.Response:
-        evidence = f"notification {arrival.notification_id}"
-        event = payment_reported(arrival.received_at_ms, number, Source.NOTIFICATION, payment, evidence)
+        Only for an attempt that we know and that somebody may pay, and only as long as strangers keep measure.
+        """
+        if self._queries.take() is None:
+            return
         try:
-            await self._registry.ask(order_id, event, (arrival,))
-        except OrderNotFound:
-            await self._record(msgspec.structs.replace(arrival, verdict=Verdict.UNKNOWN_ORDER))
-            return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
-        except WriteRejected:
-            await self._record(msgspec.structs.replace(arrival, verdict=Verdict.CONTRADICTORY))
-            return _answer(msgspec.structs.replace(channel.refuse("contradicts what is known"), status=409))
+            order = await self._journal.load(arrival.order_id)
+            if order is None or not _worth_asking(order, arrival):
+                return
+            if self._registry.may_ask(arrival.order_id, QUERY_AGAIN_MS):
+                self._metrics.notification_queries.inc()
+                await self._registry.ask(arrival.order_id, SyncRequested(self._clock.now_ms()), seen=order.version)
+        except Exception as error:  # it was only a hint: the ladder asks as well
+            log.warning("notification_query_failed", order_id=arrival.order_id, error=f"{type(error).__name__}"[:300])
+
+    async def _credit(self, channel: Channel, payment: ChannelPayment, arrival: Arrival) -> web.Response:
+        try:
+            verdict = await self._tell.payment(arrival.order_id, payment, arrival.notification_id, (arrival,))
+            if verdict is not Verdict.VERIFIED:
+                return await self._refuse(channel, payment, msgspec.structs.replace(arrival, verdict=verdict))
         except ActorError:
             return self._deferred(channel)
         self._metrics.notifications[channel.name, Verdict.VERIFIED].inc()
         probe("before_ack")
         return _answer(channel.acknowledge())
 
-    def _arrival(self, request: Call, headers: Mapping[str, str], body: bytes, verdict: str) -> Arrival:
+    async def _give_back(self, channel: Channel, refund: ChannelRefund, arrival: Arrival) -> web.Response:
+        try:
+            verdict = await self._tell.refund(refund, arrival.notification_id, (arrival,))
+            if verdict is Verdict.FOREIGN_REFUND:
+                return await self._keep(channel, msgspec.structs.replace(arrival, verdict=verdict))
+            if verdict is not Verdict.VERIFIED:
+                await self._record(msgspec.structs.replace(arrival, verdict=verdict))
+                return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
+        except ActorError:
+            return self._deferred(channel)
+        self._metrics.notifications[channel.name, Verdict.VERIFIED].inc()
+        probe("before_ack")
+        return _answer(channel.acknowledge())
+
+    async def _refuse(self, channel: Channel, payment: ChannelPayment, arrival: Arrival) -> web.Response:
+        """Money that no order takes: recorded, and the channel goes on telling."""
+        await self._record(arrival)
+        if arrival.verdict == Verdict.UNKNOWN_ORDER:
+            await self._inbox.park(arrival.notification_id, arrival.order_id, payment)
+            return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
+        return _answer(msgspec.structs.replace(channel.refuse("contradicts what is known"), status=409))
+
+    def _arrival(
+        self, channel: Channel, named: tuple[str, str], headers: Mapping[str, str], body: bytes, verdict: str
+    ) -> Arrival:
         at_ms = self._clock.now_ms()
         kept = {name: value[:HEADER_CHARS_MAX] for name, value in headers.items() if name not in UNRECORDED_HEADERS}
         return Arrival(
             notification_id=ids.notification_id(at_ms),
-            channel=request.match_info["channel"],
-            order_id=request.match_info["order_id"],
-            attempt=request.match_info["attempt"],
+            channel=channel.name,
+            order_id=named[0],
+            attempt=named[1],
             verdict=verdict,
             headers_json=_encode(kept).decode(),
             body=body,
             received_at_ms=at_ms,
         )
+
+
+def _speaks_of(notified: Notified) -> str:
+    """The number of what a notification is about."""
+    return notified.refund_no if isinstance(notified, ChannelRefund) else notified.out_trade_no
+
+
+def _comes_by_payment_path(notified: Notified, number: str) -> bool:
+    """A refund that is told where its payment was, as Alipay does. UnionPay's names no payment."""
+    return isinstance(notified, ChannelRefund) and notified.out_trade_no in (number, None)
+
+
+def _worth_asking(order: Order, arrival: Arrival) -> bool:
+    """Whether the channel may have news of what the path names: an attempt that is live, or an open refund."""
+    refund = order.refund(arrival.order_id + arrival.attempt)
+    if refund is not None:
+        return refund.open and refund.channel == arrival.channel
+    attempt = order.attempt(int(arrival.attempt)) if _NUMBER.match(arrival.attempt) else None
+    return attempt is not None and attempt.live and attempt.channel == arrival.channel
 
 
 def _headers(request: Call) -> dict[str, str]:

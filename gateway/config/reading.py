@@ -6,7 +6,7 @@ Relative paths start at the configuration file's directory; without a file, at t
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec.structs import FieldInfo
@@ -152,10 +152,14 @@ def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
     return None
 
 
+def _is_sequence(kind: Any) -> bool:
+    """Whether it is a tuple, annotated or not, directly or as `X | None`."""
+    return get_origin(kind) is tuple or any(_is_sequence(choice) for choice in get_args(kind) if get_args(choice))
+
+
 def _from_text(text: str, kind: Any) -> Any:
     """A variable's value: lists are written as JSON. What is not JSON stays text and fails as such."""
-    sequence = any(str(choice).startswith("tuple[") for choice in (kind, *get_args(kind)))
-    if not sequence:
+    if not _is_sequence(kind):
         return text
     try:
         return msgspec.json.decode(text)

@@ -56,6 +56,8 @@ def _broken_between_fields(config: Config) -> Iterator[str]:
         yield f"server.public_url: Expected at most {PUBLIC_URL_CHARS_MAX} characters"
     if config.security.master_key and _base64_bytes(config.security.master_key) != 32:
         yield "security.master_key: Expected base64 of 32 bytes"
+    if config.notifications.keep_unverified_days > config.notifications.keep_days:
+        yield "notifications.keep_unverified_days: must not exceed notifications.keep_days"
     if config.limits.batch_rows_max > config.limits.backlog_rows_max:
         yield "limits.batch_rows_max: must not exceed limits.backlog_rows_max"
 

@@ -15,6 +15,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Ladder = Annotated[tuple[Seconds, ...], Meta(min_length=1, max_length=1000)]
 Waits = Annotated[tuple[Annotated[float, Meta(ge=0, le=31_536_000)], ...], Meta(min_length=1, max_length=1000)]
+Days = Annotated[float, Meta(gt=0, le=36_500)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 
 
@@ -112,6 +113,14 @@ class Sweep(msgspec.Struct, frozen=True):
     lease_s: Seconds = 30.0
 
 
+class Notifications(msgspec.Struct, frozen=True):
+    """How long what channels sent is kept, and when one is tried again that speaks of an order nobody knows."""
+
+    keep_days: Days = 365.0
+    keep_unverified_days: Days = 30.0  # anybody may have sent them
+    parked_s: Ladder = (10.0, 60.0, 600.0)  # then it is a case for people
+
+
 class Webhooks(msgspec.Struct, frozen=True):
     """How an app is told: the wait before each try, then the letter is dead."""
 
@@ -124,14 +133,84 @@ class Webhooks(msgspec.Struct, frozen=True):
     per_endpoint: Annotated[int, Meta(ge=1, le=10_000)] = 16
 
 
+class OwnChecks(msgspec.Struct, frozen=True):
+    """Where a channel or a method differs from [checks]; what is None is inherited."""
+
+    timeout_s: Seconds | None = None
+    queries_s: Ladder | None = None
+    slow_queries_s: Ladder | None = None
+
+
+class BarcodeChecks(OwnChecks, frozen=True):
+    """A bar code is paid while its payer stands there: nobody opens anything first."""
+
+    timeout_s: Seconds | None = 5.0
+    queries_s: Ladder | None = (5.0, 10.0, 15.0)
+
+
+class Method(msgspec.Struct, frozen=True):
+    """What can be said of a method. It inherits from its channel, and that from [checks]."""
+
+    checks: OwnChecks = OwnChecks()
+
+
+class BarcodeMethod(Method, frozen=True):
+    """A method whose payer is there. What is built in for it is the method's own, and wins over its channel's."""
+
+    checks: BarcodeChecks = BarcodeChecks()
+
+
+class Methods(msgspec.Struct, frozen=True):
+    """The methods of a channel, one field each: as its `Channel.methods` names them."""
+
+
+class WechatPayMethods(Methods, frozen=True):
+    """See Methods."""
+
+    native: Method = Method()
+    jsapi: Method = Method()
+    mini: Method = Method()
+    h5: Method = Method()
+    app: Method = Method()
+
+
+class AlipayMethods(Methods, frozen=True):
+    """See Methods."""
+
+    qr: Method = Method()
+    page: Method = Method()
+    wap: Method = Method()
+    app: Method = Method()
+
+
+class UnionPayMethods(Methods, frozen=True):
+    """See Methods."""
+
+    web: Method = Method()
+    wap: Method = Method()
+    app: Method = Method()
+    qr: Method = Method()
+    barcode: BarcodeMethod = BarcodeMethod()
+
+
 class ChannelSection(msgspec.Struct, frozen=True, kw_only=True):
-    """What every channel's section holds: its address, the key we sign with, and how much is asked of it at once."""
+    """What every channel's section holds: its address, the key we sign with, and how much is asked of it at once.
+
+    The contract with a channel may allow fewer queries; every gateway process has the whole allowance. After so many
+    silences in a row (none, or a 5xx) the channel is paused, and then asked once whether it is there again.
+    """
 
     base_url: Text
     private_key: Secret = Secret("")
     private_key_file: Path | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    queries_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 2000.0
+    queries_burst: Count = 2000
+    breaker_failures: Count = 20
+    breaker_pause_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    checks: OwnChecks = OwnChecks()
+    methods: Methods = Methods()
 
 
 class WechatPay(ChannelSection, frozen=True, kw_only=True):
@@ -148,6 +227,7 @@ class WechatPay(ChannelSection, frozen=True, kw_only=True):
     public_key_file: Path | None = None
     platform_certificates: tuple[Path, ...] = ()
     merchant_certificate_file: Path | None = None  # signs nothing; shows that the serial is right, and until when
+    methods: WechatPayMethods = WechatPayMethods()
 
 
 class Alipay(ChannelSection, frozen=True, kw_only=True):
@@ -162,6 +242,7 @@ class Alipay(ChannelSection, frozen=True, kw_only=True):
     alipay_certificate_file: Path | None = None  # several in one file, while Alipay renews them
     root_certificates_file: Path | None = None
     qr_product: Literal["QR_CODE_OFFLINE", "FACE_TO_FACE_PAYMENT"] = "QR_CODE_OFFLINE"  # what the contract is about
+    methods: AlipayMethods = AlipayMethods()
 
 
 class UnionPay(ChannelSection, frozen=True, kw_only=True):
@@ -178,6 +259,7 @@ class UnionPay(ChannelSection, frozen=True, kw_only=True):
     root_certificate_file: Path | None = None
     middle_certificate_file: Path | None = None  # several in one file, while they change
     test_environment: bool = False  # believe what UnionPay's test environment signs
+    methods: UnionPayMethods = UnionPayMethods()
 
 
 class Channels(msgspec.Struct, frozen=True):
@@ -205,5 +287,6 @@ class Config(msgspec.Struct, frozen=True):
     orders: Orders = Orders()
     checks: Checks = Checks()
     sweep: Sweep = Sweep()
+    notifications: Notifications = Notifications()
     webhooks: Webhooks = Webhooks()
     channels: Channels = Channels()

@@ -134,3 +134,90 @@ SELECT reason, count(*) AS count, extract(epoch FROM clock_timestamp() - min(ope
 FROM cases
 WHERE resolved_at IS NULL
 GROUP BY reason
+
+-- query: park
+-- Once a transaction: its channel repeats itself, and our ladder does not begin anew.
+INSERT INTO parked (notification_id, order_id, channel, account, channel_transaction, said, next_try_at)
+VALUES ($1, $2, $3, $4, $5, $6::json, clock_timestamp() + $7::float8 * interval '1 second')
+ON CONFLICT DO NOTHING
+
+-- query: claim_parked
+WITH due AS (
+    SELECT notification_id FROM parked
+    WHERE next_try_at <= now()
+    ORDER BY next_try_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE parked p SET next_try_at = clock_timestamp() + $2::float8 * interval '1 second'
+FROM due
+WHERE p.notification_id = due.notification_id
+RETURNING p.notification_id, p.order_id, p.said, p.tries
+
+-- query: postpone_parked
+UPDATE parked SET tries = $2, next_try_at = clock_timestamp() + $3::float8 * interval '1 second'
+WHERE notification_id = $1 AND tries < $2 AND next_try_at IS NOT NULL
+
+-- query: unpark
+DELETE FROM parked WHERE notification_id = $1
+
+-- query: orphan
+-- All that is said of one unknown order is one case.
+WITH given_up AS (
+    UPDATE parked SET tries = tries + 1, next_try_at = NULL
+    WHERE notification_id = $1 AND next_try_at IS NOT NULL
+    RETURNING notification_id, order_id, said
+)
+INSERT INTO cases AS c (order_id, version, reason, evidence, opened_at)
+SELECT order_id, 0, 'orphan_notification',
+       json_build_object('notifications',
+                         json_build_array(json_build_object('notification_id', notification_id, 'said', said))),
+       clock_timestamp()
+FROM given_up
+ON CONFLICT (order_id, version) DO UPDATE
+SET evidence = json_build_object('notifications', (c.evidence::jsonb -> 'notifications')
+                                                  || (EXCLUDED.evidence::jsonb -> 'notifications'))
+
+-- query: forget_notifications
+-- The array is sorted and so are the row locks: two processes that forget the same page can not deadlock. What is still
+-- parked is somebody's money.
+DELETE FROM notifications WHERE notification_id = ANY (ARRAY(
+    SELECT n.notification_id FROM notifications n
+    WHERE n.notification_id < $1
+      AND NOT EXISTS (SELECT FROM parked p WHERE p.notification_id = n.notification_id AND p.next_try_at IS NOT NULL)
+    ORDER BY n.notification_id
+    LIMIT $2))
+
+-- query: forget_unverified_notifications
+DELETE FROM notifications WHERE notification_id = ANY (ARRAY(
+    SELECT notification_id FROM notifications
+    WHERE notification_id < $1
+      AND verdict IN ('malformed', 'bad_signature', 'signature_probe', 'unknown_key', 'stale', 'unreadable', 'too_large')
+    ORDER BY notification_id
+    LIMIT $2))
+
+-- query: forget_orphans
+DELETE FROM parked WHERE next_try_at IS NULL AND notification_id < $1
+
+-- query: inbox_newest
+SELECT n.notification_id, n.channel, n.order_id, n.attempt, n.verdict,
+       (extract(epoch FROM n.received_at) * 1000)::bigint AS received_at_ms, length(n.body) AS bytes,
+       CASE WHEN p.notification_id IS NULL THEN NULL WHEN p.next_try_at IS NULL THEN 'orphan' ELSE 'parked' END AS waits
+FROM notifications n LEFT JOIN parked p USING (notification_id)
+WHERE n.notification_id >= $1 AND ($2::text IS NULL OR n.verdict = $2) AND ($3::text IS NULL OR n.order_id = $3)
+ORDER BY n.notification_id DESC
+LIMIT $4
+
+-- query: inbox_after
+SELECT notification_id, channel, order_id, attempt, verdict, headers, body,
+       (extract(epoch FROM received_at) * 1000)::bigint AS received_at_ms
+FROM notifications
+WHERE notification_id >= $1 AND ($2::text IS NULL OR verdict = $2)
+ORDER BY notification_id
+LIMIT $3
+
+-- query: inbox_one
+SELECT notification_id, channel, order_id, attempt, verdict, headers, body,
+       (extract(epoch FROM received_at) * 1000)::bigint AS received_at_ms
+FROM notifications
+WHERE notification_id = $1

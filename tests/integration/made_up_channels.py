@@ -151,7 +151,8 @@ class MadeUpChannel:
         return ClosedAtChannel() if trade.closed else AlreadyPaid()
 
     def notification(self, headers: Mapping[str, str], body: bytes, now_s: int) -> Notified:
-        return self._payment(json.loads(body)["paid"])
+        said = json.loads(body)
+        return self._refund(said["refunded"]).refund if "refunded" in said else self._payment(said["paid"])
 
     def acknowledge(self) -> Acknowledgement:
         return Acknowledgement(200, "text/plain", b"success")
@@ -287,6 +288,13 @@ async def gateway_with(
         yield running
     finally:
         await running.stop()
+
+
+async def notify_refund(session: aiohttp.ClientSession, url: str, channel: str, number: str, path: str = "") -> int:
+    """The channel says where this refund is, by its own path or by another; the status it is answered with."""
+    path = f"/callbacks/{channel}/" + (path or f"refunds/{number}")
+    async with session.post(url + path, data=json.dumps({"refunded": number})) as answer:
+        return answer.status
 
 
 async def notify(session: aiohttp.ClientSession, url: str, channel: str, number: str) -> int:

@@ -13,7 +13,7 @@ from channels.contract import RefundState
 from gateway.app import Gateway
 from gateway.storage.apps import NewApp
 from tests.integration.gateway_parts import Answer, Api, add_app, until
-from tests.integration.made_up_channels import Made, gateway_with, make_three, notify
+from tests.integration.made_up_channels import Made, gateway_with, make_three, notify, notify_refund
 
 QUICK: dict[str, dict[str, Any]] = {
     "checks": {"pay_wait_s": 0.5, "queries_s": [0.1], "closing_s": [0.1], "refund_s": [0.1], "not_found_final_s": 0.2},
@@ -141,6 +141,34 @@ async def test_processing_is_asked_after_and_can_be_synced(api: Api, made: Made)
     assert synced.json["state"] == "succeeded"
     found = await api.request("GET", f"/v1/refunds?out_refund_no={order_id}-B1")
     assert found.json["refund_id"] == answer.json["refund_id"]
+
+
+@pytest.mark.parametrize("by_payment_path", [False, True])
+async def test_a_notification_says_where_a_refund_is(api: Api, made: Made, by_payment_path: bool) -> None:
+    order_id = await paid(api, made)
+    made.wechatpay.refund_state = RefundState.PROCESSING
+    refund_id = (await refund(api, order_id)).json["refund_id"]
+    made.wechatpay.silent = {"query_refund"}
+    made.wechatpay.refund_state = RefundState.SUCCEEDED
+    path = f"{order_id}/01" if by_payment_path else ""
+    for _ in range(3):
+        assert await notify_refund(api.session, api.url, "wechatpay", refund_id, path) == 200
+    order = await api.get(order_id)
+    assert (order["refunds"][0]["state"], order["refund_status"]) == ("succeeded", "partial")
+    last = (await api.timeline(order_id))[-1]
+    assert (last["type"], last["evidence"]["source"]) == ("RefundReported", "notification")
+
+
+async def test_a_refund_told_on_a_path_of_something_else_moves_nothing(api: Api, made: Made) -> None:
+    order_id, other = await paid(api, made), await paid(api, made)
+    made.wechatpay.refund_state = RefundState.PROCESSING
+    refund_id = (await refund(api, order_id)).json["refund_id"]
+    made.wechatpay.silent = {"query_refund"}
+    made.wechatpay.refund_state = RefundState.SUCCEEDED
+    for path in (f"{other}/01", f"refunds/{refund_id[:-1]}{'1' if refund_id[-1] != '1' else '2'}"):
+        assert await notify_refund(api.session, api.url, "wechatpay", refund_id, path) == 400
+    assert await notify_refund(api.session, api.url, "wechatpay", refund_id, "refunds/R1") == 404
+    assert (await api.get(order_id))["refunds"][0]["state"] == "processing"
 
 
 async def test_the_second_of_two_payments_goes_back_by_itself(api: Api, made: Made, database_url: str) -> None:
