@@ -48,6 +48,7 @@ from gateway.storage.notifications import Notifications
 from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
+from gateway.unanswered import Unanswered
 from gateway.webhooks.delivery import Delivery
 
 WEBHOOK_LEASE_TIMEOUTS = 2  # how many timeouts a delivery is ours: one to wait for its turn, one for the try
@@ -129,7 +130,9 @@ class Gateway:
         inbox = Inbox(Notifications(pool), tell, clock, config.notifications, metrics)
         self._stack.push_async_callback(inbox.stop)
         sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
+        unanswered = Unanswered(channels, registry.ask, clock, runner)
         self._stack.push_async_callback(keys.stop)
+        self._stack.push_async_callback(unanswered.stop)
         self._stack.push_async_callback(sweep.stop)
         self._health = HealthApi(pool, dedup, metrics, partial(_gauge, metrics, registry, group_commit))
         settings = OrderSettings(config.orders.expires_in_s, config.checks.pay_wait_s)
@@ -148,6 +151,7 @@ class Gateway:
         sweep.start()
         inbox.start()
         keys.start()
+        unanswered.start()
         self._keep(_adjust(clock, pool), "clock")
         self._keep(_watch_loop(metrics), "loop lag")
         self._keep(CaseCounter(pool, metrics).run(), "cases")

@@ -231,6 +231,20 @@ async def test_strangers_cause_no_more_queries_than_a_few(
         assert await figure(api, "holdfast_notification_queries_total") == 2
 
 
+async def test_strangers_fill_no_disk(
+    house: House, platform: Platform, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "RECORDS_MAX", 3)
+    monkeypatch.setattr(callbacks, "RECORDS_PER_S", 0.001)
+    async with house.open() as api:
+        for _ in range(5):
+            assert (await notify(api, NOBODY, forged(platform, NOBODY))).status == 400
+        assert await figure(api, 'holdfast_notifications_total{channel="wechatpay",verdict="bad_signature"}') == 5
+        assert (await notify(api, NOBODY, genuine(platform, NOBODY))).status == 404
+    found = await database.fetch("SELECT verdict FROM notifications ORDER BY notification_id")
+    assert [record["verdict"] for record in found] == ["bad_signature"] * 3 + ["unknown_order"]
+
+
 # --- forgotten ------------------------------------------------------------------------------------------------------
 
 UNVERIFIED = {*RejectReason, Verdict.TOO_LARGE} - {RejectReason.OTHER_EVENT}
