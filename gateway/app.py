@@ -107,7 +107,7 @@ class Gateway:
         apps = Apps(pool, sealer_of(config))
         endpoints = await self._started(Endpoints(pool))
         channels = await self._install_channels(metrics, clock)
-        delivery = await self._start_delivery(pool, apps, metrics)
+        delivery = await self._start_delivery(pool, apps, metrics, clock)
         dedup = _dedup(config, databases.redis_url, metrics)
         self._stack.push_async_callback(dedup.stop)
         group_commit = await self._started(_group_commit(config, databases.postgres_url, endpoints, delivery, metrics))
@@ -182,7 +182,9 @@ class Gateway:
             await self._started(each.transport)
         return installed
 
-    async def _start_delivery(self, pool: asyncpg.Pool, apps: Apps, metrics: Metrics) -> Delivery:
+    async def _start_delivery(
+        self, pool: asyncpg.Pool, apps: Apps, metrics: Metrics, clock: DatabaseClock
+    ) -> Delivery:
         webhooks = self._config.webhooks
         outbox = Outbox(pool)
         delivery = Delivery(
@@ -194,6 +196,7 @@ class Gateway:
             jitter=webhooks.jitter,
             per_endpoint=webhooks.per_endpoint,
             lease_s=webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS,
+            clock=lambda: clock.now_ms() / 1000,
         )
         await delivery.start()
         self._stack.push_async_callback(delivery.stop, self._config.server.drain_s)
