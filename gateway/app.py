@@ -182,9 +182,7 @@ class Gateway:
             await self._started(each.transport)
         return installed
 
-    async def _start_delivery(
-        self, pool: asyncpg.Pool, apps: Apps, metrics: Metrics, clock: DatabaseClock
-    ) -> Delivery:
+    async def _start_delivery(self, pool: asyncpg.Pool, apps: Apps, metrics: Metrics, clock: DatabaseClock) -> Delivery:
         webhooks = self._config.webhooks
         outbox = Outbox(pool)
         delivery = Delivery(
