@@ -17,7 +17,7 @@ from actors.checkpoint import Arrival
 from actors.errors import OrderNotFound, WriteRejected
 from actors.events import Event, Source
 from actors.ports import Clock
-from channels.contract import Channel, ChannelPayment, ChannelRefund
+from channels.contract import Channel, ChannelPayment, ChannelRefund, Notified
 from channels.errors import NotificationRejected
 from gateway.config import Notifications as Settings
 from gateway.effect_runner import payment_reported, refund_reported
@@ -36,8 +36,16 @@ _REFUND_ID = re.compile(r"[0-9A-Z]{26}[RX][0-9A-Z]{5}\Z")
 
 log = structlog.get_logger(__name__)
 
+
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a parked notification says, as it is kept and as a case shows it: one of the two."""
+
+    payment: ChannelPayment | None = None
+    refund: ChannelRefund | None = None
+
+
 _encode = msgspec.json.Encoder().encode
-_said = msgspec.json.Decoder(ChannelPayment).decode
+_said = msgspec.json.Decoder(Said).decode
 
 
 class Verdict(StrEnum):
@@ -115,11 +123,14 @@ class Inbox:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def park(self, notification_id: int, order_id: str, payment: ChannelPayment) -> None:
+    async def park(self, notification_id: int, order_id: str, notified: Notified) -> None:
         """Keep it in motion until its order turns up, or people look at it. Durable when this returns."""
-        money = (payment.channel, payment.account, payment.channel_transaction)
-        said = _encode(payment).decode()
-        await self._kept.park(notification_id, order_id, money, said, self._settings.parked_s[0])
+        if isinstance(notified, ChannelRefund):
+            said, number = Said(refund=notified), notified.refund_no
+        else:
+            said, number = Said(payment=notified), notified.channel_transaction
+        money, text = (notified.channel, notified.account, number), _encode(said).decode()
+        await self._kept.park(notification_id, order_id, money, text, self._settings.parked_s[0])
         self._metrics.parked["parked"].inc()
 
     async def tell_parked(self) -> int:
@@ -152,7 +163,7 @@ class Inbox:
         return forgotten
 
     async def _tell_again(self, parked: Parked) -> None:
-        verdict = await self._tell.payment(parked.order_id, _said(parked.said), parked.notification_id)
+        verdict = await self._repeat(parked)
         told = parked.tries + 1
         if verdict is Verdict.VERIFIED:
             await self._kept.unpark(parked.notification_id)
@@ -164,6 +175,13 @@ class Inbox:
             await self._kept.orphan(parked.notification_id)
             self._metrics.parked["orphaned"].inc()
             log.error("orphan_notification", order_id=parked.order_id, notification_id=parked.notification_id)
+
+    async def _repeat(self, parked: Parked) -> Verdict:
+        said = _said(parked.said)
+        if said.refund is not None:
+            return await self._tell.refund(said.refund, parked.notification_id)
+        assert said.payment is not None, "one of the two is parked"
+        return await self._tell.payment(parked.order_id, said.payment, parked.notification_id)
 
     async def _run(self) -> None:
         forgotten_at = -FORGET_EVERY_S
@@ -217,10 +235,11 @@ class Replay:
         except NotificationRejected as rejected:
             return rejected.reason
         if isinstance(notified, ChannelRefund):
-            return await self._tell.refund(notified, kept.notification_id)
-        if notified.out_trade_no != kept.order_id + kept.attempt:
-            return Verdict.MISDIRECTED
-        verdict = await self._tell.payment(kept.order_id, notified, kept.notification_id)
+            verdict = await self._tell.refund(notified, kept.notification_id)
+        elif notified.out_trade_no == kept.order_id + kept.attempt:
+            verdict = await self._tell.payment(kept.order_id, notified, kept.notification_id)
+        else:
+            verdict = Verdict.MISDIRECTED
         if verdict is Verdict.VERIFIED:
             await self._kept.unpark(kept.notification_id)
         return verdict

@@ -165,14 +165,33 @@ async def test_when_the_ladder_is_used_up_people_are_told_what_was_said(
         said = json.loads(case["evidence"])["notifications"]
         numbers = await database.fetch("SELECT notification_id FROM notifications ORDER BY notification_id")
         assert sorted(each["notification_id"] for each in said) == [record["notification_id"] for record in numbers]
-        assert sorted(each["said"]["channel_transaction"] for each in said) == ["4" * 28, "5" * 28]
-        assert {each["said"]["amount"] for each in said} == {1200}
+        assert sorted(each["said"]["payment"]["channel_transaction"] for each in said) == ["4" * 28, "5" * 28]
+        assert {each["said"]["payment"]["amount"] for each in said} == {1200}
         # Its channel goes on; nothing begins anew.
         assert (await notify(api, order_id, genuine(platform, order_id, transaction="4" * 28))).status == 404
         await asyncio.sleep(0.3)
         assert await database.fetchval("SELECT count(*) FROM parked WHERE next_try_at IS NOT NULL") == 0
         assert await database.fetchval("SELECT evidence FROM cases") == case["evidence"]
         assert await figure(api, 'holdfast_parked_notifications_total{result="orphaned"}') == 2
+
+
+async def test_a_refund_of_an_order_nobody_knows_is_parked_as_well(
+    house: House, platform: Platform, database: asyncpg.Connection
+) -> None:
+    order_id = ids.order_id(0)
+    refund_id = f"{order_id}R00001"
+    async with house.open(notifications=SOON) as api:
+        body = platform.refund_notice(order_id + "01", 1200, refund_no=refund_id)
+        for _ in range(2):
+            answer = await api.request("POST", f"/callbacks/wechatpay/refunds/{refund_id}", body, platform.signed(body))
+            assert answer.status == 404
+
+        async def given_up() -> asyncpg.Record | None:
+            return await database.fetchrow("SELECT * FROM cases WHERE order_id = $1", order_id)
+
+        (said,) = json.loads((await until(given_up))["evidence"])["notifications"]
+        refund = said["said"]["refund"]
+        assert (refund["refund_no"], refund["amount"], refund["state"]) == (refund_id, 1200, "succeeded")
 
 
 async def test_a_process_that_dies_with_a_parked_one_in_hand_is_followed_by_the_next(
