@@ -97,6 +97,7 @@ class Reason(StrEnum):
     REFUND_ABNORMAL = "refund_abnormal"
     REFUND_UNKNOWN = "refund_unknown"
     REFUND_REVERSED = "refund_reversed"
+    ORPHAN_NOTIFICATION = "orphan_notification"  # opened while nobody knew the order, which may turn up after all
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):

@@ -403,3 +403,31 @@ async def test_all_since_a_moment_are_replayed_and_none_is_believed_that_was_not
         assert await database.fetchval("SELECT count(*) FROM payments") == 1
     code, _ = await run_inbox(house, "replay")
     assert code == 2, "which ones must be said"
+
+
+# --- when the order of a case turns up ------------------------------------------------------------------------------
+
+
+async def test_the_case_of_an_order_that_turned_up_after_all_is_shown_and_resolved(
+    house: House, platform: Platform, missing: str, database: asyncpg.Connection
+) -> None:
+    case = f"/v1/cases/{missing}-0"
+    async with house.open(notifications=SOON) as api:
+        message = genuine(platform, missing)
+        await notify(api, missing, message)
+
+        async def opened() -> bool:
+            return await database.fetchval("SELECT count(*) FROM cases") == 1
+
+        await until(opened)
+        (await api.request("GET", case)).problem(404, "case_not_found", "case_id")  # it is nobody's yet
+        await turns_up(database)
+        assert (await notify(api, missing, message)).status == 200, "its channel had gone on"
+        assert (await api.get(missing))["state"] == "paid"
+        shown = (await api.request("GET", case)).json
+        assert (shown["reason"], shown["order"]["state"]) == ("orphan_notification", "paid")
+        assert "close" in shown["actions"]
+        resolution = {"action": "close", "by": "Lin", "note": "the order was restored"}
+        answer = await api.request("POST", f"{case}/resolve", resolution)
+        assert (answer.status, answer.json["resolution"], answer.json["resolved_by"]) == (200, "close", "Lin")
+        assert (await api.get(missing))["paid_amount"] == 1200
