@@ -23,6 +23,7 @@ from gateway.config import Notifications as Settings
 from gateway.inbox import Inbox, Tell, Verdict
 from gateway.metrics import Metrics
 from gateway.storage.apps import NewApp
+from gateway.storage.cases import Cases
 from gateway.storage.migrate import MIGRATIONS
 from gateway.storage.notifications import Notifications
 from gateway.storage.queries import query
@@ -148,7 +149,7 @@ async def test_money_of_an_order_nobody_knows_is_credited_when_the_order_turns_u
 
 
 async def test_when_the_ladder_is_used_up_people_are_told_what_was_said(
-    house: House, platform: Platform, database: asyncpg.Connection
+    house: House, platform: Platform, database: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
     order_id = ids.order_id(0)
     async with house.open(notifications=SOON) as api:
@@ -167,12 +168,21 @@ async def test_when_the_ladder_is_used_up_people_are_told_what_was_said(
         assert sorted(each["notification_id"] for each in said) == [record["notification_id"] for record in numbers]
         assert sorted(each["said"]["payment"]["channel_transaction"] for each in said) == ["4" * 28, "5" * 28]
         assert {each["said"]["payment"]["amount"] for each in said} == {1200}
-        # Its channel goes on; nothing begins anew.
+        # Its channel goes on; nothing begins anew. Other money is news, also when people were done with the first.
         assert (await notify(api, order_id, genuine(platform, order_id, transaction="4" * 28))).status == 404
         await asyncio.sleep(0.3)
         assert await database.fetchval("SELECT count(*) FROM parked WHERE next_try_at IS NOT NULL") == 0
         assert await database.fetchval("SELECT evidence FROM cases") == case["evidence"]
         assert await figure(api, 'holdfast_parked_notifications_total{result="orphaned"}') == 2
+        assert await Cases(pool).close_orphan(order_id, "Lin", "not ours")
+        await notify(api, order_id, genuine(platform, order_id, transaction="6" * 28))
+
+        async def open_again() -> asyncpg.Record | None:
+            return await database.fetchrow("SELECT * FROM cases WHERE resolved_at IS NULL")
+
+        again = await until(open_again)
+        assert len(json.loads(again["evidence"])["notifications"]) == 3
+        assert (again["resolved_by"], again["resolution_note"]) == ("Lin", "not ours"), "what was decided before"
 
 
 async def test_a_refund_of_an_order_nobody_knows_is_parked_as_well(
