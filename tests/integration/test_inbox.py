@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -356,15 +357,21 @@ async def test_the_gateway_forgets_by_itself(house: House, database: asyncpg.Con
 # --- replayed -------------------------------------------------------------------------------------------------------
 
 
-async def run_inbox(house: House, *arguments: str) -> tuple[int, list[Any]]:
-    """`./run inbox ...`: its exit code and the objects it prints."""
+async def printed_by_inbox(house: House, *arguments: str) -> tuple[int, list[str]]:
+    """`./run inbox ...`: its exit code and its lines."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "inbox", *arguments, "--json", "--config", str(house.config)),
+        *(sys.executable, "-m", "gateway", "inbox", *arguments, "--config", str(house.config)),
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )
     printed, _ = await child.communicate()
-    return child.returncode or 0, [json.loads(line) for line in printed.splitlines()]
+    return child.returncode or 0, printed.decode().splitlines()
+
+
+async def run_inbox(house: House, *arguments: str) -> tuple[int, list[Any]]:
+    """The same, for programs."""
+    code, lines = await printed_by_inbox(house, *arguments, "--json")
+    return code, [json.loads(line) for line in lines]
 
 
 async def test_a_notification_is_replayed_as_of_when_it_came_and_credits_once(
@@ -392,6 +399,22 @@ async def test_a_notification_is_replayed_as_of_when_it_came_and_credits_once(
         assert await database.fetchval("SELECT count(*) FROM parked") == 0
         assert (await run_inbox(house, "list", "--verdict", "unknown_order"))[1][0]["waits"] is None
         assert await run_inbox(house, "replay", "1") == (4, []), "there is no such notification"
+        # For people.
+        _, (line,) = await printed_by_inbox(house, "list", "--order", missing)
+        numbered_at = datetime.fromtimestamp(int(number) // 2**21 / 1000, UTC)
+        received_at = numbered_at - timedelta(hours=1)
+        assert line.split() == [
+            number,
+            f"{received_at:%Y-%m-%dT%H:%M:%SZ}",
+            missing + "01",
+            "wechatpay",
+            "unknown_order",
+        ]
+        assert (await printed_by_inbox(house, "list", "--since", f"{numbered_at + timedelta(days=1):%Y-%m-%d}"))[
+            1
+        ] == []
+        _, (line,) = await printed_by_inbox(house, "replay", number)
+        assert line == f"{number}  {missing}01  wechatpay  unknown_order -> verified"
 
 
 async def test_all_since_a_moment_are_replayed_and_none_is_believed_that_was_not_before(
