@@ -29,6 +29,7 @@ CLAIM_ROWS = 50
 LEASE_S = 30.0  # a telling is a load and a commit: seconds at the worst
 FORGET_EVERY_S = 30.0
 FORGET_ROWS = 1000  # of one statement, which holds its locks for milliseconds
+FORGET_PAGES = 20  # of one look: who is parked does not wait until years are forgotten
 FORGET_PAUSE_S = 0.05
 DAY_MS = 86_400_000
 
@@ -145,7 +146,7 @@ class Inbox:
         return len(due)
 
     async def forget(self) -> int:
-        """Delete what is older than it is to be kept, page by page; how many there were."""
+        """Delete what is older than it is to be kept, up to a number of pages; how many there were."""
         now_ms, settings = self._clock.now_ms(), self._settings
         before_ms = now_ms - int(settings.keep_days * DAY_MS)
         forgotten = await self._forget_before(before_ms, unverified=False)
@@ -155,7 +156,8 @@ class Inbox:
 
     async def _forget_before(self, before_ms: int, *, unverified: bool) -> int:
         forgotten = 0
-        while page := await self._kept.forget(before_ms, FORGET_ROWS, unverified=unverified):
+        for _ in range(FORGET_PAGES):
+            page = await self._kept.forget(before_ms, FORGET_ROWS, unverified=unverified)
             forgotten += page
             if page < FORGET_ROWS:
                 break
@@ -190,9 +192,8 @@ class Inbox:
                 while await self.tell_parked() == CLAIM_ROWS:
                     pass
                 now = asyncio.get_running_loop().time()
-                if now - forgotten_at >= FORGET_EVERY_S:
+                if now - forgotten_at >= FORGET_EVERY_S and await self.forget() < FORGET_ROWS:
                     forgotten_at = now
-                    await self.forget()
             except Exception as error:  # the database is away: what is due is still due when it is back
                 log.warning("inbox_failed", error=f"{type(error).__name__}: {error}"[:300])
             await asyncio.sleep(LOOK_EVERY_S)

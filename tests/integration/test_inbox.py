@@ -343,6 +343,20 @@ async def test_what_is_old_is_forgotten_and_nothing_else(
     assert await house.forget() == 0
 
 
+async def test_a_look_forgets_no_more_than_some_pages(
+    database: asyncpg.Connection, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is parked does not wait until years are forgotten."""
+    monkeypatch.setattr(inbox, "FORGET_ROWS", 2)
+    monkeypatch.setattr(inbox, "FORGET_PAGES", 3)
+    monkeypatch.setattr(inbox, "FORGET_PAUSE_S", 0)
+    clock = DatabaseClock()
+    house = Inbox(Notifications(pool), Tell(_nobody_is_told, clock), clock, Settings(), Metrics())
+    for _ in range(8):
+        await arrived(database, 400, "verified")
+    assert [await house.forget() for _ in range(3)] == [6, 2, 0]
+
+
 async def test_the_gateway_forgets_by_itself(house: House, database: asyncpg.Connection) -> None:
     old, young = await arrived(database, 40, "stale"), await arrived(database, 20, "stale")
 
