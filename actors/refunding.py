@@ -11,7 +11,7 @@ import msgspec
 
 from actors import deadlines
 from actors.deadlines import Schedule
-from actors.effects import QueryRefund, SubmitRefund
+from actors.effects import Query, QueryRefund, SubmitRefund
 from actors.events import (
     RefundNotFound,
     RefundOutcomeUnknown,
@@ -24,6 +24,7 @@ from actors.events import (
 from actors.order import (
     GIVEN_UP,
     Announcement,
+    AttemptState,
     Decision,
     Order,
     Payment,
@@ -112,7 +113,9 @@ def _refund_id(order: Order, letter: str, *names: str) -> str:
 def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> Decision:
     """The channel's word on a refund, by query, answer or notification."""
     refund = order.refund(event.refund_id)
-    if refund is None or (refund.channel, refund.account) != (event.channel, event.account):
+    if refund is None:
+        return Decision(order, effects=_ask_whether_paid(order, event.channel))
+    if (refund.channel, refund.account) != (event.channel, event.account):
         return Decision(order)
     if event.amount not in (None, refund.amount):
         return _abnormal(order, refund, event, f"the channel speaks of {event.amount} instead of {refund.amount}")
@@ -125,6 +128,14 @@ def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> 
             return _abnormal(order, refund, event, event.detail)
         case RefundWord.PROCESSING:
             return _processing(order, refund, event, schedule)
+
+
+def _ask_whether_paid(order: Order, channel: str) -> tuple[Query, ...]:
+    """What goes back was paid before: an order that knows of neither has the payment asked after first."""
+    if order.credit is not None:
+        return ()
+    unpaid = (attempt for attempt in order.attempts if attempt.live or attempt.state is AttemptState.CLOSED)
+    return tuple(Query(attempt.number) for attempt in unpaid if attempt.channel == channel)
 
 
 def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:

@@ -197,12 +197,12 @@ class EffectRunner:
         return self._refunded(refund_id, outcome)
 
     def _refund_request(self, order: Order, refund: Refund, key: RefundKey) -> RefundRequest:
-        total = next(payment.amount for payment in order.payments if refund.gives_back(payment))
+        payment = next(payment for payment in order.payments if refund.gives_back(payment))
         return RefundRequest(
             refund=key,
             amount=refund.amount,
-            total=total,
-            currency=order.content.currency,
+            total=payment.amount,
+            currency=payment.currency,  # of held money it may be another than the order's
             reason=refund.reason or REFUND_REASON,
             notify_url=f"{self._public_url}/callbacks/{refund.channel}/refunds/{refund.refund_id}",
         )
