@@ -61,7 +61,8 @@ class Holdfast:
             amount: in minor units (fen).
             currency: three letters.
             subject: what the payer reads.
-            optional: buyer, items, expires_in_s, webhook_url, return_url, metadata, late_payment (accept, refund, hold).
+            optional: buyer, items, expires_in_s, webhook_url, return_url, metadata, late_payment (what becomes of a
+                payment after the order's end: accept, refund, hold).
 
         Raises:
             Problem: refused, among others `order_conflict` and `duplicate_submission` (see its `order_id`).

@@ -189,7 +189,8 @@ class EventData(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True):
     """A verified webhook. `id` is the same on every delivery; ignore one whose `seq` is not above what you have seen.
 
-    `type` is order.paid, order.closed, refund.succeeded, refund.failed, refund.reversed, ...: a plain string, because new types come without a new client.
+    `type` is order.paid, order.closed, refund.succeeded, ...: a plain string, because new types come without a new
+    client. One about a refund (refund.succeeded, refund.failed, refund.reversed) has it in `data.refund`.
     """
 
     id: str
