@@ -91,7 +91,7 @@ class Reason(StrEnum):
     UNKNOWN_ATTEMPT = "unknown_attempt"
     UNKNOWN_OUTCOME = "unknown_outcome"
     LATE_PAYMENT = "late_payment"
-    EXCESS_PAYMENT = "excess_payment"
+    EXCESS_PAYMENT = "excess_payment"  # of a time when it was not given back by itself
     UNCLOSED_ATTEMPT = "unclosed_attempt"
     REFUND_FAILED = "refund_failed"
     REFUND_ABNORMAL = "refund_abnormal"

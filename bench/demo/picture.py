@@ -10,7 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.auditor import ChannelReport, Finding, Latency, Report
+from bench.auditor import ChannelReport, Latency, Report
+from bench.books import Finding
 from bench.demo.figures import Figures, Moment
 from bench.demo.stage import Kill
 

@@ -234,12 +234,13 @@ class Stage:
         """Everybody's books. The channel's first: what is read later can only know more of what was paid there."""
         payments = {name: self._channel_payments(name) for name in MERCHANTS}
         control_orders = read_control_ledger(self.directory / "control.sqlite")
-        orders, attempts, recorded = await read_gateway_ledger(self.database_url)
+        orders, attempts, recorded, refunds = await read_gateway_ledger(self.database_url)
         return Ledgers(
             payments=payments["holdfast"],
             gateway_orders=orders,
             gateway_attempts=attempts,
             gateway_payments=recorded,
+            gateway_refunds=refunds,
             shop_orders=read_shop_ledger(self.directory / "shop.sqlite"),
             control_payments=payments["control"],
             control_orders=control_orders,

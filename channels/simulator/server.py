@@ -28,12 +28,14 @@ from channels.simulator.trades import (
     Trade,
     Trades,
     TradeState,
+    about,
 )
 
 BODY_BYTES_MAX = 65536
 SILENCE_S = 60.0  # how long an answer that never comes keeps its connection
 CALLS_COUNTED_MAX = 1_000_000  # subjects whose requests are counted, for faults; then counting starts anew
 LEDGER_FILE = "ledger.jsonl"
+REFUND_AFTER_S = 0.5  # a refund that a platform has taken comes to something
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     time_scale: float = 1.0
     faults: Mapping[str, Any] = {}
     payers: Payers = Payers()
-    refund_after_s: float = 0.5
+    refund_after_s: float = REFUND_AFTER_S
 
 
 class Simulator:
@@ -233,6 +235,12 @@ class Simulator:
         settled = platform.settles(trade, refund, self.faults[platform.name], moment())
         if settled is not None and refund.state is RefundState.PROCESSING:
             await self._write_down((settled,))
+
+    async def settle(self, trade: Trade, refund_no: str, state: RefundState) -> None:
+        """A refund comes to this now, whatever it has come to before: a bank may send money back days later."""
+        success_at = int(time.time()) if state is RefundState.SUCCEEDED else 0
+        settled = RefundSettled(at=time.time(), **about(trade), refund_no=refund_no, state=state, success_at=success_at)
+        await self._write_down((settled,))
 
     async def _write_down(self, entries: tuple[AnyEntry, ...]) -> None:
         """Make entries true and durable; then tell whom they concern."""

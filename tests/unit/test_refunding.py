@@ -29,7 +29,7 @@ from actors.order import (
     Reply,
     Settlement,
 )
-from actors.refunding import REFUNDS_MAX, SUBMITTING, UNKNOWN
+from actors.refunding import REFUNDS_MAX, SUBMITTING, TOO_LATE, UNKNOWN
 from tests.unit.orders import BORN_MS, CLOSED, CLOSING, PAID, PENDING, SCHEDULE, decide, fresh, paid_event, pay, told
 
 AT_MS = BORN_MS + 20_000
@@ -100,13 +100,13 @@ def test_only_a_paid_order_is_refunded(order: Order) -> None:
     assert (decide(order, ASKED).order, decide(order, ASKED).reply) == (order, Reply.ORDER_NOT_PAID)
 
 
-def test_an_order_has_a_limit_of_refunds_and_says_so() -> None:
+def test_a_payment_has_a_limit_of_refunds_and_the_next_one_has_its_own() -> None:
     order = PAID
     for number in range(REFUNDS_MAX):
         order = told(order, RefundRequested(AT_MS, f"B{number}", 1))
     assert decide(order, RefundRequested(AT_MS, "more", 1)).reply is Reply.REFUNDS_EXHAUSTED
     excess = decide(order, paid_event(AT_MS, transaction="T2"))
-    assert (excess.case, excess.order.payments[-1].kind) == (Reason.EXCESS_PAYMENT, PaymentKind.EXCESS)
+    assert (excess.order.payments[-1].kind, excess.order.refunds[-1].cause) == (PaymentKind.EXCESS, RefundCause.EXCESS)
 
 
 # --- money that nobody may keep -------------------------------------------------------------------------------------
@@ -212,6 +212,36 @@ def test_a_late_success_of_a_failed_refund_counts_if_there_is_room() -> None:
 def test_what_we_owe_somebody_and_can_not_give_back_is_for_people(order: Order, case: Reason | None) -> None:
     decision = decide(order, word(order, RefundWord.FAILED))
     assert (decision.announce, decision.case) == (Announcement.REFUND_FAILED, case)
+
+
+def test_an_owed_refund_that_could_not_be_sent_in_time_is_begun_anew() -> None:
+    """As at UnionPay, where a number is taken for five minutes: nobody has to help after an outage."""
+    refund_id = only(EXCESS).refund_id
+    refused = RefundRefused(AT_MS + 900_000, refund_id, TOO_LATE, "its txnTime has passed")
+    lost = told(
+        EXCESS, RefundOutcomeUnknown(AT_MS, refund_id, "silence"), RefundNotFound(AT_MS + 9, refund_id), refused
+    )
+    decision = decide(lost, RefundNotFound(AT_MS + 900_009, refund_id))
+    old, new = decision.order.refunds
+    assert (old.state, new.state, new.cause) == (RefundState.FAILED, SUBMITTING, RefundCause.EXCESS)
+    assert (new.amount, new.transaction, new.started_at_ms) == (old.amount, old.transaction, AT_MS + 900_009)
+    assert new.refund_id != old.refund_id
+    assert (decision.effects, decision.case, decision.announce) == ((SubmitRefund(new.refund_id),), None, None)
+
+
+def test_what_an_app_asked_for_and_could_not_be_sent_in_time_it_can_ask_for_again() -> None:
+    decision = decide(REFUNDING, RefundRefused(AT_MS, only(REFUNDING).refund_id, TOO_LATE, "its txnTime has passed"))
+    assert (only(decision.order).state, decision.announce) == (RefundState.FAILED, Announcement.REFUND_FAILED)
+
+
+def test_a_refund_that_the_app_was_refused_keeps_no_case_open() -> None:
+    refused = told(PAID, ASKED, RefundRefused(AT_MS, only(REFUNDING).refund_id, "NOT_ENOUGH", "no balance"))
+    stuck = told(refused, RefundRequested(AT_MS, "B2", 40))
+    for said in (RefundWord.ABNORMAL, RefundWord.SUCCEEDED):
+        event = RefundReported(AT_MS, stuck.refunds[1].refund_id, Source.QUERY, "wechatpay", "m/a", said)
+        decision = decide(stuck, event)
+        stuck = decision.order
+    assert decision.settles is not None
 
 
 def test_an_abnormal_refund_waits_for_people_and_is_still_asked_after() -> None:
