@@ -39,6 +39,8 @@ def case_resolved(order: Order, event: CaseResolved, schedule: Schedule) -> Deci
     decision = _ACTIONS[event.action](order, event, schedule)
     if decision is None:
         return Decision(order, Reply.CASE_ACTION_IMPOSSIBLE)
+    if decision.order.state is order.state and any(isinstance(effect, Query) for effect in decision.effects):
+        return decision  # the channel is asked, and that is all: the case stays open until somebody knows
     settlement = Settlement((Reason(event.reason),), event.action, event.by, event.note, event.version)
     return replace(decision, settles=settlement)
 

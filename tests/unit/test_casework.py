@@ -12,6 +12,7 @@ from actors.events import (
     RefundReported,
     RefundWord,
     ReportedClosed,
+    ReportedDebited,
     Source,
 )
 from actors.lifecycle import CLOSING as CLOSING_STATE
@@ -91,6 +92,15 @@ def test_an_unknown_outcome_is_asked_after_again_from_the_first_rung() -> None:
     decision = resolve(UNCLEAR, CaseAction.RETRY)
     assert (decision.order.state, decision.order.step) == (CLOSING_STATE, 0)
     assert decision.effects == (Query(1),)
+
+
+@pytest.mark.parametrize("order", [told(CLOSED, ReportedDebited(AT_MS - 9, 1, "42")), FOREIGN])
+def test_asking_once_more_settles_nothing(order: Order) -> None:
+    """The money is still held, or nobody knows where it is: without a case nobody would look at it again."""
+    decision = resolve(order, CaseAction.RETRY)
+    assert (decision.order.state, decision.effects) == (OrderState.EXCEPTION, (Query(1),))
+    assert decision.order.version == order.version + 1, "that they asked is kept"
+    assert decision.settles is None
 
 
 def test_people_may_say_that_it_was_never_paid_and_it_is_watched_all_the_same() -> None:
