@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 from asyncpg import exceptions
 
-from gateway.storage.statement import columns, sections, statement
+from gateway.storage.statement import DERIVED, columns, sections, statement
 from tests.simulation.locks import Lock
 from tests.simulation.tables import (
     AttemptRow,
@@ -49,9 +49,11 @@ def _claimed(work: Work, births: Sequence[Row], seen: Seen) -> set[tuple[str, by
         app_id, out_order_no, fingerprint, window_ms = row[1], row[2], row[12], row[17]
         key = (app_id, fingerprint)
         until_us = work.clock_us() + window_ms * 1000
+        submission = SubmissionRow(app_id, fingerprint, out_order_no, until_us)
+        submissions.check(submission)
         known = submissions.get(key)
         if known is None:
-            submissions.insert(SubmissionRow(app_id, fingerprint, out_order_no, until_us))
+            submissions.add(submission)
         elif key in claimed:
             raise _twice()
         elif known.expires_at_us <= work.clock_us() or known.out_order_no == out_order_no:
@@ -76,8 +78,10 @@ def _born(work: Work, births: Sequence[Row], seen: Seen) -> dict[str, None]:
     for row in births:
         if row[12] is not None and (row[1], row[12]) not in claimed:
             continue
+        order = OrderRow(*row[:15], _us(row[15]))
+        orders.check(order)
         if orders.one("orders_natural_key", row[1:3]) is None:
-            orders.insert(OrderRow(*row[:15], _us(row[15])))
+            orders.add(order)
             born[row[0]] = None
     return born
 
@@ -224,9 +228,10 @@ def _fill(work: Work, section: Section, name: str, rows: Sequence[Row], applied:
         made = section.make(work, row)
         if made is None:
             continue
+        table.check(made)
         key = table.shape.key(made)
         if section.conflict is None or key not in table:
-            table.insert(made)
+            table.add(made)
         elif section.conflict:
             if key in written:
                 raise _twice()
@@ -298,11 +303,17 @@ def flush(sql: str) -> Statement | None:
     parts: list[tuple[str, int, tuple[str, ...]]] = []
     first = 0
     for name, of_section in statement(names).columns.items():
-        kinds = dict(_TYPED.findall(sections()[name]))
+        kinds = dict(_TYPED.findall(sections()[name])) | dict.fromkeys(_cast_to_json(name), "json")
         parts.append((name, first, tuple(f"{kinds[column]}[]" for column in of_section)))
         first += len(of_section)
     made = Flush(tuple(parts))
     return Statement("flush", made.run, made.locks, writes=True)
+
+
+def _cast_to_json(name: str) -> set[str]:
+    """The columns of a section that become JSON, there or (births, moves) in what lives on it."""
+    text = "".join(sections()[each] for each in DERIVED.get(name, (name,)))
+    return set(re.findall(r"\b\w\.(\w+)::json\b", text))
 
 
 def _us(at_ms: int | None) -> int | None:

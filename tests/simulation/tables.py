@@ -390,12 +390,19 @@ class Table(dict[Key, Any]):
         Raises:
             NotNullViolationError, CheckViolationError, UniqueViolationError: as Postgres would.
         """
-        shape = self.shape
-        key = shape.key(row)
-        self._check(row, shape.checks)
-        self._check(row, shape.grown)
+        self.check(row)
+        self.add(row)
+
+    def check(self, row: Any) -> None:
+        """NOT NULL and CHECKs, which Postgres looks at before it knows of any conflict."""
+        self._check(row, self.shape.checks)
+        self._check(row, self.shape.grown)
+
+    def add(self, row: Any) -> None:
+        """Insert a row that was checked."""
+        key = self.shape.key(row)
         if key in self:
-            raise _unique_violation(self.name, shape.primary)
+            raise _unique_violation(self.name, self.shape.primary)
         self._change(key, None, row)
 
     def update(self, key: Key, **columns: Any) -> None:  # type: ignore[override]
@@ -475,9 +482,9 @@ class Tables:
     app_keys: Table
 
     def __init__(self) -> None:
-        self._tables = [Table(shape) for shape in SHAPES]
+        self.all = [Table(shape) for shape in SHAPES]
         self._log: list[Change] = []
-        for table in self._tables:
+        for table in self.all:
             setattr(self, table.name, table)
             table.taking_notes_in(self._log)
 
