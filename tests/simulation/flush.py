@@ -27,7 +27,7 @@ from tests.simulation.tables import (
     Tables,
     WebhookRow,
 )
-from tests.simulation.wire import Record, encoded, records
+from tests.simulation.wire import Record, encoder, records
 from tests.simulation.work import Seen, Statement, Work
 
 Row: TypeAlias = tuple[Any, ...]
@@ -245,13 +245,16 @@ def _fill(work: Work, section: Section, name: str, rows: Sequence[Row], applied:
 class Flush(msgspec.Struct, frozen=True):
     """The statement for a batch that has rows for these sections."""
 
-    parts: tuple[tuple[str, int, tuple[str, ...]], ...]  # section, its first parameter, its columns' types
+    parts: tuple[tuple[str, int, tuple[Callable[[Any], Any], ...]], ...]  # section, its first parameter, its encoders
 
     def rows(self, parameters: Sequence[Any]) -> dict[str, list[Row]]:
-        """The rows of each section."""
+        """The rows of each section, as they arrive."""
         return {
-            name: list(zip(*(encoded(parameters[first + at], kind) for at, kind in enumerate(kinds)), strict=True))
-            for name, first, kinds in self.parts
+            name: [
+                tuple([encode(value) for encode, value in zip(encoders, row, strict=True)])
+                for row in zip(*parameters[first : first + len(encoders)], strict=True)
+            ]
+            for name, first, encoders in self.parts
         }
 
     def locks(self, tables: Tables, parameters: Sequence[Any]) -> list[Lock]:
@@ -300,11 +303,11 @@ def flush(sql: str) -> Statement | None:
     names = frozenset(name for name in _CTE.findall(sql) if name in sections() and columns(name))
     if not names or statement(names).sql != sql:
         return None
-    parts: list[tuple[str, int, tuple[str, ...]]] = []
+    parts: list[tuple[str, int, tuple[Callable[[Any], Any], ...]]] = []
     first = 0
     for name, of_section in statement(names).columns.items():
         kinds = dict(_TYPED.findall(sections()[name])) | dict.fromkeys(_cast_to_json(name), "json")
-        parts.append((name, first, tuple(f"{kinds[column]}[]" for column in of_section)))
+        parts.append((name, first, tuple(encoder(kinds[column]) for column in of_section)))
         first += len(of_section)
     made = Flush(tuple(parts))
     return Statement("flush", made.run, made.locks, writes=True)

@@ -7,6 +7,7 @@ milliseconds, what Postgres' own clock made in microseconds, as Postgres keeps i
 
 import re
 from collections.abc import Callable, Hashable
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -374,6 +375,7 @@ class Table(dict[Key, Any]):
         self._unique_keys = [(self._uniques[name], key_of) for name, key_of in shape.uniques.items()]
         self._group_keys = [(self._groups[name], key_of) for name, key_of in shape.groups.items()]
         self._required = _required(shape.row)
+        self._at_birth = shape.checks | shape.grown
 
     def one(self, unique: str, key: Key) -> Any | None:
         """The row that a unique index has under this key."""
@@ -395,8 +397,7 @@ class Table(dict[Key, Any]):
 
     def check(self, row: Any) -> None:
         """NOT NULL and CHECKs, which Postgres looks at before it knows of any conflict."""
-        self._check(row, self.shape.checks)
-        self._check(row, self.shape.grown)
+        self._check(row, self._at_birth)
 
     def add(self, row: Any) -> None:
         """Insert a row that was checked."""
@@ -512,6 +513,7 @@ def constraints() -> set[str]:
     return {name for shape in SHAPES for name in (shape.primary, *shape.uniques, *shape.checks, *shape.grown)}
 
 
+@cache
 def _required(row: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """Reads the columns of a row that may not be null."""
     fields = msgspec.structs.fields(row)

@@ -91,6 +91,11 @@ _ENCODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def encoder(kind: str) -> Callable[[Any], Any]:
+    """What encodes one value of an SQL type; raises as `encoded` does."""
+    return _ENCODERS[kind]
+
+
 def encoded(value: Any, kind: str) -> Any:
     """A parameter as it arrives; `kind` is its SQL type, with [] if it is an array. `json` is text that is cast.
 
