@@ -1,7 +1,7 @@
 """The flush's one statement over tables in memory: what commit.sql does, section by section.
 
-`SECTIONS` says what becomes of the rows of each section that hangs on an order; births and moves, which decide who
-wins, are functions. A new section is a line in the table, beside its row in tables.py.
+`SECTIONS` says what becomes of the rows of each section that inserts; those that update stand in `UPDATES`; births and
+moves, which decide who wins, are functions. A new section is a line in a table, beside its row in tables.py.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 from asyncpg import exceptions
 
-from gateway.storage.statement import columns, sections, statement
+from gateway.storage.statement import DERIVED, columns, sections, statement
 from tests.simulation.locks import Lock
 from tests.simulation.tables import (
     AttemptRow,
@@ -21,12 +21,13 @@ from tests.simulation.tables import (
     NotificationRow,
     OrderRow,
     PaymentRow,
+    RefundRow,
     SubmissionRow,
     Table,
     Tables,
     WebhookRow,
 )
-from tests.simulation.wire import Record, encoded, records
+from tests.simulation.wire import Record, encoder, records
 from tests.simulation.work import Seen, Statement, Work
 
 Row: TypeAlias = tuple[Any, ...]
@@ -48,9 +49,11 @@ def _claimed(work: Work, births: Sequence[Row], seen: Seen) -> set[tuple[str, by
         app_id, out_order_no, fingerprint, window_ms = row[1], row[2], row[12], row[17]
         key = (app_id, fingerprint)
         until_us = work.clock_us() + window_ms * 1000
+        submission = SubmissionRow(app_id, fingerprint, out_order_no, until_us)
+        submissions.check(submission)
         known = submissions.get(key)
         if known is None:
-            submissions.insert(SubmissionRow(app_id, fingerprint, out_order_no, until_us))
+            submissions.add(submission)
         elif key in claimed:
             raise _twice()
         elif known.expires_at_us <= work.clock_us() or known.out_order_no == out_order_no:
@@ -75,8 +78,10 @@ def _born(work: Work, births: Sequence[Row], seen: Seen) -> dict[str, None]:
     for row in births:
         if row[12] is not None and (row[1], row[12]) not in claimed:
             continue
+        order = OrderRow(*row[:15], _us(row[15]))
+        orders.check(order)
         if orders.one("orders_natural_key", row[1:3]) is None:
-            orders.insert(OrderRow(*row[:15], _us(row[15])))
+            orders.add(order)
             born[row[0]] = None
     return born
 
@@ -133,6 +138,35 @@ def _is_next(tables: Tables, row: Row) -> bool:
 # --- what hangs on an order -----------------------------------------------------------------------------------------
 
 
+def _accepted(work: Work, rows: Sequence[Row], applied: dict[str, None]) -> None:
+    payments = work.tables.payments
+    for row in rows:
+        known = payments.get(row[:3])
+        if row[3] in applied and known is not None and known.kind == "held":
+            payments.update(row[:3], kind="credit")
+
+
+def _settled(work: Work, rows: Sequence[Row], applied: dict[str, None]) -> None:
+    cases = work.tables.cases
+    for order_id, reasons, version, resolution, by, note, resolved_version, at_ms in rows:
+        for case in cases.group("open_of_order", order_id) if order_id in applied else ():
+            if case.reason in reasons.split(" ") and version in (None, case.version):
+                cases.update(
+                    (order_id, case.version),
+                    resolved_at_us=at_ms * 1000,
+                    resolution=resolution,
+                    resolved_by=by,
+                    resolution_note=note,
+                    resolved_version=resolved_version,
+                )
+
+
+UPDATES: dict[str, Callable[[Work, Sequence[Row], dict[str, None]], None]] = {
+    "accepted": _accepted,
+    "settled": _settled,
+}
+
+
 class Section(msgspec.Struct, frozen=True):
     """A section that inserts: into which table, and what a row of it becomes (None: nothing).
 
@@ -167,7 +201,16 @@ SECTIONS: dict[str, Section] = {
         conflict=("state", "credential", "failure_code", "failure_message", "submits", "submitted_at_ms"),
     ),
     "payments": Section("payments", lambda _, row: PaymentRow(*row), contended=3),
-    "cases": Section("cases", lambda _, row: CaseRow(*row)),
+    "refunds": Section(
+        "refunds",
+        lambda _, row: RefundRow(*row[:-1], _us(row[-1])),
+        conflict=(
+            *("state", "channel_refund", "failure_code", "failure_message", "submits", "step", "submitted_at_ms"),
+            *("succeeded_at_ms", "next_check_at_us"),
+        ),
+        contended=1,  # the sweep claims refunds, not their orders
+    ),
+    "cases": Section("cases", lambda _, row: CaseRow(*row[:-1], row[-1] * 1000)),
     "outbox": Section("outbox", _webhook),
     "arrivals": Section(
         "notifications", lambda _, row: NotificationRow(*row), conflict=(), of_applied=False, contended=1
@@ -185,9 +228,10 @@ def _fill(work: Work, section: Section, name: str, rows: Sequence[Row], applied:
         made = section.make(work, row)
         if made is None:
             continue
+        table.check(made)
         key = table.shape.key(made)
         if section.conflict is None or key not in table:
-            table.insert(made)
+            table.add(made)
         elif section.conflict:
             if key in written:
                 raise _twice()
@@ -201,13 +245,16 @@ def _fill(work: Work, section: Section, name: str, rows: Sequence[Row], applied:
 class Flush(msgspec.Struct, frozen=True):
     """The statement for a batch that has rows for these sections."""
 
-    parts: tuple[tuple[str, int, tuple[str, ...]], ...]  # section, its first parameter, its columns' types
+    parts: tuple[tuple[str, int, tuple[Callable[[Any], Any], ...]], ...]  # section, its first parameter, its encoders
 
     def rows(self, parameters: Sequence[Any]) -> dict[str, list[Row]]:
-        """The rows of each section."""
+        """The rows of each section, as they arrive."""
         return {
-            name: list(zip(*(encoded(parameters[first + at], kind) for at, kind in enumerate(kinds)), strict=True))
-            for name, first, kinds in self.parts
+            name: [
+                tuple([encode(value) for encode, value in zip(encoders, row, strict=True)])
+                for row in zip(*parameters[first : first + len(encoders)], strict=True)
+            ]
+            for name, first, encoders in self.parts
         }
 
     def locks(self, tables: Tables, parameters: Sequence[Any]) -> list[Lock]:
@@ -230,6 +277,8 @@ class Flush(msgspec.Struct, frozen=True):
         applied = _born(work, rows["births"], seen) if "births" in rows else {}
         if "moves" in rows:
             applied |= _moved(work, rows["moves"], seen)
+        for name, update in UPDATES.items():  # first: they see nothing that this very statement inserts
+            update(work, rows.get(name, ()), applied)
         for name in reversed(rows):  # Postgres runs what is left over of a statement last first
             if name in SECTIONS:
                 _fill(work, SECTIONS[name], name, rows[name], applied)
@@ -254,14 +303,20 @@ def flush(sql: str) -> Statement | None:
     names = frozenset(name for name in _CTE.findall(sql) if name in sections() and columns(name))
     if not names or statement(names).sql != sql:
         return None
-    parts: list[tuple[str, int, tuple[str, ...]]] = []
+    parts: list[tuple[str, int, tuple[Callable[[Any], Any], ...]]] = []
     first = 0
     for name, of_section in statement(names).columns.items():
-        kinds = dict(_TYPED.findall(sections()[name]))
-        parts.append((name, first, tuple(f"{kinds[column]}[]" for column in of_section)))
+        kinds = dict(_TYPED.findall(sections()[name])) | dict.fromkeys(_cast_to_json(name), "json")
+        parts.append((name, first, tuple(encoder(kinds[column]) for column in of_section)))
         first += len(of_section)
     made = Flush(tuple(parts))
     return Statement("flush", made.run, made.locks, writes=True)
+
+
+def _cast_to_json(name: str) -> set[str]:
+    """The columns of a section that become JSON, there or (births, moves) in what lives on it."""
+    text = "".join(sections()[each] for each in DERIVED.get(name, (name,)))
+    return set(re.findall(r"\b\w\.(\w+)::json\b", text))
 
 
 def _us(at_ms: int | None) -> int | None:

@@ -7,6 +7,7 @@ milliseconds, what Postgres' own clock made in microseconds, as Postgres keeps i
 
 import re
 from collections.abc import Callable, Hashable
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -88,8 +89,24 @@ class RefundRow(msgspec.Struct, frozen=True, gc=False):
     refund_id: str
     app_id: str
     order_id: str
-    out_refund_no: str
+    out_refund_no: str | None
+    cause: str
+    attempt_id: str
+    channel: str
+    account: str
+    channel_transaction: str
     amount: int
+    reason: str
+    state: str
+    channel_refund: str | None
+    failure_code: str | None
+    failure_message: str | None
+    submits: int
+    step: int
+    started_at_ms: int
+    submitted_at_ms: int
+    succeeded_at_ms: int | None
+    next_check_at_us: int | None
 
 
 class EventRow(msgspec.Struct, frozen=True, gc=False):
@@ -111,8 +128,12 @@ class CaseRow(msgspec.Struct, frozen=True, gc=False):
     version: int
     reason: str
     evidence: str | None
-    opened_at_ms: int
-    resolved_at_ms: int | None = None
+    opened_at_us: int
+    resolved_at_us: int | None = None
+    resolution: str | None = None
+    resolved_by: str | None = None
+    resolution_note: str | None = None
+    resolved_version: int | None = None
 
 
 class WebhookRow(msgspec.Struct, frozen=True, gc=False):
@@ -145,6 +166,20 @@ class NotificationRow(msgspec.Struct, frozen=True, gc=False):
     headers: str
     body: bytes
     received_at_ms: int
+
+
+class ParkedRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `parked`."""
+
+    notification_id: int
+    order_id: str
+    channel: str
+    account: str
+    channel_transaction: str
+    said: str
+    next_try_at_us: int | None
+    parked_at_us: int
+    tries: int = 0
 
 
 class SubmissionRow(msgspec.Struct, frozen=True, gc=False):
@@ -214,7 +249,7 @@ SHAPES = (
             "orders_order_id_check": _is(r"^[0-9A-Z]{26}$", "order_id"),
             "orders_amount_check": lambda row: row.amount > 0,
             "orders_currency_check": _is(r"^[A-Z]{3}$", "currency"),
-            "orders_late_payment_check": _among("late_payment", "accept", "hold"),
+            "orders_late_payment": _among("late_payment", "accept", "refund", "hold"),
         },
         grown={
             "orders_state_check": _among("state", "created", "paying", "closing", "paid", "closed", "exception"),
@@ -257,8 +292,21 @@ SHAPES = (
         RefundRow,
         "refunds_pkey",
         attrgetter("refund_id"),
-        checks={"refunds_amount_check": lambda row: row.amount > 0},
-        uniques={"refunds_natural_key": attrgetter("app_id", "out_refund_no")},
+        checks={
+            "refunds_refund_id_check": _is(r"^[0-9A-Z]{32}$", "refund_id"),
+            "refunds_cause_check": _among("cause", "app", "excess", "late", "people"),
+            "refunds_amount_check": lambda row: row.amount > 0,
+            "refunds_cause": lambda row: (row.cause == "app") == (row.out_refund_no is not None),
+        },
+        grown={
+            "refunds_state_check": _among(
+                "state", "submitting", "unknown", "processing", "succeeded", "failed", "abnormal", "reversed"
+            ),
+        },
+        uniques={
+            "refunds_natural_key": lambda row: None if row.out_refund_no is None else (row.app_id, row.out_refund_no)
+        },
+        groups={"of_order": _of_order},
     ),
     Shape(
         "events",
@@ -267,7 +315,13 @@ SHAPES = (
         attrgetter("order_id", "version"),
         groups={"of_order": _of_order},
     ),
-    Shape("cases", CaseRow, "cases_pkey", attrgetter("order_id", "version")),
+    Shape(
+        "cases",
+        CaseRow,
+        "cases_pkey",
+        attrgetter("order_id", "version"),
+        groups={"open_of_order": lambda row: row.order_id if row.resolved_at_us is None else None},
+    ),
     Shape(
         "outbox",
         WebhookRow,
@@ -277,6 +331,13 @@ SHAPES = (
         groups={"owed": lambda row: True if row.state == "owed" else None},
     ),
     Shape("notifications", NotificationRow, "notifications_pkey", attrgetter("notification_id")),
+    Shape(
+        "parked",
+        ParkedRow,
+        "parked_pkey",
+        attrgetter("notification_id"),
+        uniques={"parked_once": attrgetter("channel", "account", "channel_transaction")},
+    ),
     Shape(
         "submissions",
         SubmissionRow,
@@ -314,6 +375,7 @@ class Table(dict[Key, Any]):
         self._unique_keys = [(self._uniques[name], key_of) for name, key_of in shape.uniques.items()]
         self._group_keys = [(self._groups[name], key_of) for name, key_of in shape.groups.items()]
         self._required = _required(shape.row)
+        self._at_birth = shape.checks | shape.grown
 
     def one(self, unique: str, key: Key) -> Any | None:
         """The row that a unique index has under this key."""
@@ -330,12 +392,18 @@ class Table(dict[Key, Any]):
         Raises:
             NotNullViolationError, CheckViolationError, UniqueViolationError: as Postgres would.
         """
-        shape = self.shape
-        key = shape.key(row)
-        self._check(row, shape.checks)
-        self._check(row, shape.grown)
+        self.check(row)
+        self.add(row)
+
+    def check(self, row: Any) -> None:
+        """NOT NULL and CHECKs, which Postgres looks at before it knows of any conflict."""
+        self._check(row, self._at_birth)
+
+    def add(self, row: Any) -> None:
+        """Insert a row that was checked."""
+        key = self.shape.key(row)
         if key in self:
-            raise _unique_violation(self.name, shape.primary)
+            raise _unique_violation(self.name, self.shape.primary)
         self._change(key, None, row)
 
     def update(self, key: Key, **columns: Any) -> None:  # type: ignore[override]
@@ -409,14 +477,15 @@ class Tables:
     cases: Table
     outbox: Table
     notifications: Table
+    parked: Table
     submissions: Table
     apps: Table
     app_keys: Table
 
     def __init__(self) -> None:
-        self._tables = [Table(shape) for shape in SHAPES]
+        self.all = [Table(shape) for shape in SHAPES]
         self._log: list[Change] = []
-        for table in self._tables:
+        for table in self.all:
             setattr(self, table.name, table)
             table.taking_notes_in(self._log)
 
@@ -444,6 +513,7 @@ def constraints() -> set[str]:
     return {name for shape in SHAPES for name in (shape.primary, *shape.uniques, *shape.checks, *shape.grown)}
 
 
+@cache
 def _required(row: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """Reads the columns of a row that may not be null."""
     fields = msgspec.structs.fields(row)
