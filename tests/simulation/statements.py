@@ -393,7 +393,7 @@ KNOWN = (
         query("postpone_parked"), "a7c4f2276e9d", Statement("postpone_parked", inbox.postpone, inbox.locks, writes=True)
     ),
     Pinned(query("unpark"), "660d08bef59e", Statement("unpark", inbox.unpark, inbox.locks, writes=True)),
-    Pinned(query("orphan"), "9b71298165b6", Statement("orphan", inbox.orphan, inbox.orphan_locks, writes=True)),
+    Pinned(query("orphan"), "6fe287a1f26e", Statement("orphan", inbox.orphan, inbox.orphan_locks, writes=True)),
     Pinned(query("forget_notifications"), "a1ee0b272bb2", Statement("forget_notifications", inbox.forget, writes=True)),
     Pinned(
         query("forget_unverified_notifications"),

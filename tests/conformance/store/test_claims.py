@@ -250,6 +250,17 @@ async def test_money_of_an_unknown_order_is_parked_once_told_again_and_given_up(
     assert abs((settled.resolved_at_ms or 0) - time.time() * 1000) < 5000
 
 
+async def test_money_that_comes_up_later_opens_the_orders_case_again(store: Store) -> None:
+    inbox, cases = Notifications(store.pool), Cases(store.pool)
+    await inbox.park(1, "X" * 26, ("wechatpay", "1900", "T1"), "{}", -1.0)
+    await inbox.orphan(1)
+    assert await cases.close_orphan("X" * 26, "ann", "not ours")
+    await inbox.park(2, "X" * 26, ("wechatpay", "1900", "T2"), "{}", -1.0)
+    await inbox.orphan(2)
+    (case,) = await cases.page(app_id=None, is_open=True, after=None, rows_max=10)
+    assert (case.resolved_at_ms, case.resolution, case.resolved_by) == (None, "close", "ann")
+
+
 async def test_what_its_order_knows_is_parked_no_longer(store: Store) -> None:
     inbox = Notifications(store.pool)
     await inbox.park(1, "X" * 26, ("wechatpay", "1900", "T1"), "{}", -1.0)
