@@ -99,6 +99,22 @@ async def rows_locked(stage: Stage, fault: Fault) -> str:
     return f"{len(locked)} rows"
 
 
+async def crowded(stage: Stage, fault: Fault) -> str:
+    """Others hold every connection there is (53300), and the gateways have just lost theirs."""
+    first = await stage.connect()
+    others: list[asyncpg.Connection] = []
+    try:
+        await first.execute(END_SESSIONS)
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                others.append(await stage.connect())
+        await asyncio.sleep(fault.lasts_s)
+    finally:
+        for connection in (first, *others):
+            connection.terminate()
+    return f"{len(others)} connections"
+
+
 async def execute(stage: Stage, *statements: str) -> None:
     """Statements one by one, and again if the server is just coming back."""
     async with asyncio.timeout(PERSIST_S):
@@ -174,6 +190,7 @@ FAULTS: Mapping[str, Inflict] = MappingProxyType(
         "postgres_read_only": read_only,
         "postgres_disk_full": disk_full,
         "postgres_rows_locked": rows_locked,
+        "postgres_crowded": crowded,
         "redis_flush": flush,
         "redis_rubbish": rubbish,
         "redis_freeze": redis_freeze,

@@ -70,6 +70,22 @@ async def crash_point(stage: Stage, fault: Fault) -> str:
     return f"{name}:{nth}, {'reached' if reached else 'not reached'}"
 
 
+async def drain(stage: Stage, fault: Fault) -> str:
+    """SIGTERM, as in a rolling deployment: it finishes what it has begun, ends, and has a successor."""
+    gateway = stage.gateways[fault.target]
+    by_itself = await gateway.stop()
+    await serve(gateway)
+    return "ended by itself" if by_itself else "killed: it did not end in time"
+
+
+async def drain_kill(stage: Stage, fault: Fault) -> str:
+    """SIGTERM, and SIGKILL while it drains or has just ended."""
+    gateway = stage.gateways[fault.target]
+    await gateway.stop(grace_s=fault.lasts_s)
+    await serve(gateway)
+    return ""
+
+
 async def freeze(stage: Stage, fault: Fault) -> str:
     """SIGSTOP beyond its leases; then it goes on as if nothing had been."""
     gateway = stage.gateways[fault.target]
@@ -128,6 +144,8 @@ FAULTS: Mapping[str, Inflict] = MappingProxyType(
         "gateway_kill": kill,
         "gateway_kill_twice": kill_twice,
         "gateway_crash_point": crash_point,
+        "gateway_drain": drain,
+        "gateway_drain_kill": drain_kill,
         "gateway_freeze": freeze,
         "clock_jump": clock_jump,
         "net_slow": weather(Weather.SLOW),

@@ -39,6 +39,8 @@ KINDS = (
     Kind("gateway_kill", "{}", targets=GATEWAYS),
     Kind("gateway_kill_twice", "{}", (0.1, 2.5), GATEWAYS),  # the second time while it starts
     Kind("gateway_crash_point", "{}", (2.0, 4.0), GATEWAYS),
+    Kind("gateway_drain", "{}", targets=GATEWAYS),
+    Kind("gateway_drain_kill", "{}", (0.0, 1.5), GATEWAYS),
     Kind("gateway_freeze", "{}", (1.0, 6.0), GATEWAYS),
     Kind("clock_jump", "{} clock", (2.0, 6.0), GATEWAYS),
     # between a gateway and the database
@@ -56,6 +58,7 @@ KINDS = (
     Kind("postgres_read_only", "postgres", (1.0, 4.0)),
     Kind("postgres_disk_full", "postgres", (1.0, 4.0)),
     Kind("postgres_rows_locked", "postgres", (1.0, 4.0)),
+    Kind("postgres_crowded", "postgres", (1.0, 4.0)),
     # the cache
     Kind("redis_flush", "redis"),
     Kind("redis_rubbish", "redis"),
