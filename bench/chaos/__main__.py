@@ -37,7 +37,7 @@ def main() -> int:
     except (ProcessError, EmbeddedError, OSError, ExceptionGroup) as error:
         print(f"chaos: {_said(error)}\nchaos: logs are in {directory}", file=sys.stderr)
         return 3
-    _leave(directory, result)
+    _leave(directory, result, keep=options.keep)
     if options.json:
         print(msgspec.json.encode(result).decode(), flush=True)
     return 0 if result.passed else 1
@@ -51,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=between(5, 86_400), default=60.0, help="how long things go wrong (60)")
     parser.add_argument("--rate", type=between(0.1, 1000), default=20.0, help="the shop's orders a second (20)")
     parser.add_argument("--seed", type=between(0, SEED_MAX, int), help="decides faults, payers, visitors; else drawn")
+    parser.add_argument("--keep", action="store_true", help="leave logs, ledgers and tables (seen.json) where they are")
     parser.add_argument("--json", action="store_true", help="the result as the last line on stdout")
     return parser.parse_args()
 
@@ -71,8 +72,8 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _leave(directory: Path, result: Result) -> None:
-    if result.passed:
+def _leave(directory: Path, result: Result, *, keep: bool) -> None:
+    if result.passed and not keep:
         shutil.rmtree(directory, ignore_errors=True)
     else:
         print(f"chaos: ledgers and logs are in {directory}", file=sys.stderr)

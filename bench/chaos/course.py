@@ -80,8 +80,8 @@ class Course:
         recovery_s = await self._settle()
         look = await self._judge()
         self._verdict(look, recovery_s)
-        if not look.clean:  # the databases are gone afterwards
-            (stage.directory / "seen.json").write_bytes(msgspec.json.encode(look.seen))
+        # The databases are gone afterwards; the directory goes, too, if nothing is amiss.
+        (stage.directory / "seen.json").write_bytes(msgspec.json.encode(look.seen))
         return Result(
             seed=play.seed,
             orders=len(look.seen.tables.orders),
@@ -194,7 +194,11 @@ class Course:
             f" refused, {history.silent} silent, {len(history.reads)} reads; recovered after {recovery_s:.1f} s"
         )
         kinds = Counter(payment.kind for payment in look.seen.tables.payments)
-        say(f"payments: {dict(kinds)}; states: {dict(Counter(order.state for order in look.seen.tables.orders))}")
+        states = Counter(order.state for order in look.seen.tables.orders)
+        refunds = Counter(f"{refund.cause} {refund.state}" for refund in look.seen.tables.refunds)
+        say(f"payments: {dict(kinds)}; states: {dict(states)}; refunds: {dict(refunds)}")
+        cases = Counter(f"{case.reason} {'closed' if case.resolved else 'open'}" for case in look.seen.tables.cases)
+        say(f"cases: {dict(cases)}")
         for name in ("lost", "double", "phantom", "mismatch"):
             findings = getattr(report, name)
             say(f"  {name} {len(findings)}")

@@ -1,4 +1,7 @@
-"""What the visitors saw, as plain values: promises, refusals, reads, webhooks. The invariants are judged by it."""
+"""What the visitors saw, as plain values: promises, refusals, reads, webhooks. The invariants are judged by it.
+
+Numbers of orders and of refunds are the visitors' own, and no order has a refund's.
+"""
 
 import msgspec
 
@@ -9,6 +12,7 @@ class Wanted(msgspec.Struct, frozen=True):
     out_order_no: str
     amount: int
     channel: str
+    late_payment: str = "accept"
     currency: str = "CNY"
 
 
@@ -19,6 +23,15 @@ class Made(msgspec.Struct, frozen=True):
     order_id: str
     amount: int
     currency: str
+
+
+class RefundMade(msgspec.Struct, frozen=True):
+    """A wish for money back that was answered with a refund."""
+
+    out_refund_no: str
+    refund_id: str
+    order_id: str
+    amount: int
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -51,6 +64,7 @@ class History(msgspec.Struct):
     made: list[Made] = []
     refused: set[str] = set()
     unsure: set[str] = set()
+    refunds: list[RefundMade] = []
     reads: list[Read] = []
     told: list[Told] = []
     broken: list[str] = []

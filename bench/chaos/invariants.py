@@ -12,11 +12,12 @@ from types import MappingProxyType
 import msgspec
 
 from bench.chaos.history import History
-from bench.chaos.tables import AttemptRow, InboxRow, OrderRow, Tables
-from bench.ledgers import ChannelPayment
+from bench.chaos.tables import AttemptRow, InboxRow, OrderRow, RefundRow, Tables
+from bench.ledgers import ChannelPayment, ChannelRefund
 
 LIVE = frozenset({"submitting", "pending", "unknown", "closing"})
 OPEN = frozenset({"created", "paying", "closing"})
+GIVEN_UP = frozenset({"failed", "reversed"})  # refunds that no longer count
 # The states as apps see them, and where each may lead. Written down here a second time, on purpose.
 NEXT = MappingProxyType(
     {
@@ -32,7 +33,7 @@ RANK = MappingProxyType({"created": 0, "paying": 1, "closing": 1, "exception": 2
 # How long after its expiry an order may still be open, by the channel of its live attempt. WeChat Pay confirms a close;
 # of a code that nobody opened Alipay knows nothing until its own expiry, a minute at least; UnionPay has no close, and
 # what waits for a payer there ends ten minutes after its payTimeout.
-MARGIN_S = MappingProxyType({"": 10.0, "wechatpay": 15.0, "alipay": 90.0, "unionpay": 690.0})
+MARGIN_S = MappingProxyType({"": 10.0, "wechatpay": 20.0, "alipay": 90.0, "unionpay": 690.0})
 CHECKED_WITHIN_S = 120.0  # the longest rung of any ladder of an open order, with room
 SHOWN_MAX = 20
 
@@ -82,20 +83,33 @@ def _promised_exists(seen: Seen) -> Iterator[tuple[str, str]]:
             yield made.out_order_no, f"answered with {made.order_id}, which does not exist"
         elif (order.out_order_no, order.amount, order.currency) != (made.out_order_no, made.amount, made.currency):
             yield made.out_order_no, f"answered with {made}, stored {order}"
+    refunds = {refund.refund_id: refund for refund in seen.tables.refunds}
+    for wish in seen.history.refunds:
+        refund = refunds.get(wish.refund_id)
+        if refund is None:
+            yield wish.out_refund_no, f"answered with {wish.refund_id}, which does not exist"
+        elif (refund.out_refund_no, refund.order_id, refund.amount) != (wish.out_refund_no, wish.order_id, wish.amount):
+            yield wish.out_refund_no, f"answered with {wish}, stored {refund}"
 
 
 def _refused_does_not_exist(seen: Seen) -> Iterator[tuple[str, str]]:
     history = seen.history
-    never = history.refused - history.unsure - {made.out_order_no for made in history.made}
+    answered = {made.out_order_no for made in history.made} | {made.out_refund_no for made in history.refunds}
+    never = history.refused - history.unsure - answered
     for order in seen.tables.orders:
         if order.out_order_no in never:
             yield order.out_order_no, f"every create of it was refused, and {order.order_id} exists"
+    for refund in seen.tables.refunds:
+        if refund.out_refund_no in never:
+            yield refund.out_refund_no, f"every wish for it was refused, and {refund.refund_id} exists"
 
 
 def _one_number_one_order(seen: Seen) -> Iterator[tuple[str, str]]:
     ids: dict[str, set[str]] = defaultdict(set)
     for made in seen.history.made:
         ids[made.out_order_no].add(made.order_id)
+    for wish in seen.history.refunds:
+        ids[wish.out_refund_no].add(wish.refund_id)
     for number, found in ids.items():
         if len(found) > 1:
             yield number, f"answered with {', '.join(sorted(found))}"
@@ -136,28 +150,84 @@ def _every_payment_has_one_end(seen: Seen) -> Iterator[tuple[str, str]]:
         found = kinds.get((paid.channel, paid.account, paid.transaction), [])
         if len(found) != 1:
             yield paid.out_trade_no, f"{paid.transaction} of {paid.channel} is recorded as {found or 'nothing'}"
-    cased = {case.order_id for case in seen.tables.cases}
+    cased = {case.order_id for case in seen.tables.cases if not case.resolved}
+    backs = _given_back(seen, lambda refund: refund.state not in GIVEN_UP)
     for payment in seen.tables.payments:
-        if payment.kind != "credit" and payment.order_id not in cased:
-            yield payment.order_id, f"{payment.kind} of {payment.amount} and no case that says so"
+        back = backs[payment.channel, payment.account, payment.transaction]
+        if payment.kind != "credit" and back != payment.amount and payment.order_id not in cased:
+            yield payment.order_id, f"{payment.kind} of {payment.amount}, {back} given back, and no case that says so"
+
+
+def _rules_give_back_only_what_is_too_much(seen: Seen) -> Iterator[tuple[str, str]]:
+    kinds = {(p.channel, p.account, p.transaction): p.kind for p in seen.tables.payments}
+    policies = {order.order_id: order.late_payment for order in seen.tables.orders}
+    for refund in seen.tables.refunds:
+        kind = kinds.get((refund.channel, refund.account, refund.transaction))
+        if kind is None or (refund.cause == "app") != (kind == "credit"):
+            yield refund.refund_id, f"{refund.cause} gives back {kind or 'what was never paid'}"
+        if refund.cause == "late" and policies.get(refund.order_id) != "refund":
+            yield refund.refund_id, f"was late, and its app wants {policies.get(refund.order_id)}"
+
+
+def _given_back(seen: Seen, counts: Callable[[RefundRow], bool]) -> Counter[tuple[str, str, str]]:
+    """How much of each payment: by channel, account and transaction."""
+    backs: Counter[tuple[str, str, str]] = Counter()
+    for refund in filter(counts, seen.tables.refunds):
+        backs[refund.channel, refund.account, refund.transaction] += refund.amount
+    return backs
 
 
 def _sums_agree(seen: Seen) -> Iterator[tuple[str, str]]:
     there: Counter[tuple[str, str, str]] = Counter()
     here: Counter[tuple[str, str, str]] = Counter()
+    backs = _given_back(seen, lambda refund: refund.state == "succeeded")
     for paid in seen.channel:
-        there[paid.channel, paid.account, paid.currency] += paid.amount
+        there[paid.channel, paid.account, paid.currency] += paid.amount - _went_back(paid)
     for payment in seen.tables.payments:
-        here[payment.channel, payment.account, payment.currency] += payment.amount
+        back = backs[payment.channel, payment.account, payment.transaction]
+        here[payment.channel, payment.account, payment.currency] += payment.amount - back
     for key in there.keys() | here.keys():
         if there[key] != here[key]:
-            yield " ".join(key), f"took {there[key]}, recorded {here[key]}"
+            yield " ".join(key), f"the channel holds {there[key]} for us, here it is {here[key]}"
 
 
 def _refunded_within_paid(seen: Seen) -> Iterator[tuple[str, str]]:
+    backs = _given_back(seen, lambda refund: refund.state not in GIVEN_UP)
+    refunded: Counter[str] = Counter()
+    for payment in seen.tables.payments:
+        back = backs[payment.channel, payment.account, payment.transaction]
+        if back > payment.amount:
+            yield payment.order_id, f"{back} given back of {payment.amount}"
+        refunded[payment.order_id] += back if payment.kind == "credit" else 0
     for order in seen.tables.orders:
-        if not 0 <= order.refunded_amount <= order.paid_amount:
-            yield order.order_id, f"refunded {order.refunded_amount} of {order.paid_amount}"
+        if not 0 <= order.refunded_amount <= order.paid_amount or order.refunded_amount != refunded[order.order_id]:
+            said = f"refunded {order.refunded_amount} of {order.paid_amount}"
+            yield order.order_id, f"{said}, its refunds say {refunded[order.order_id]}"
+    for paid in seen.channel:
+        if _went_back(paid) > paid.amount:
+            yield paid.out_trade_no, f"{paid.channel} gave back {_went_back(paid)} of {paid.amount}"
+
+
+def _went_back(paid: ChannelPayment) -> int:
+    return sum(refund.amount for refund in paid.refunds if refund.state == "succeeded")
+
+
+def _one_refund_one_movement(seen: Seen) -> Iterator[tuple[str, str]]:
+    rows = {refund.refund_id: refund for refund in seen.tables.refunds}
+    there: dict[str, list[tuple[str, ChannelRefund]]] = defaultdict(list)
+    for paid in seen.channel:
+        for moved in paid.refunds:
+            there[moved.number].append((paid.channel, moved))
+    for number, found in there.items():
+        (channel, moved), row = found[0], rows.get(number)
+        if len(found) > 1:
+            yield number, f"{channel} moved money {len(found)} times"
+        if row is None or (row.channel, row.amount) != (channel, moved.amount):
+            yield number, f"{channel} gave back {moved.amount}, here it is {row}"
+    for row in rows.values():
+        states = [moved.state for _, moved in there.get(row.refund_id, [])]
+        if row.state == "succeeded" and "succeeded" not in states:
+            yield row.refund_id, f"succeeded here, {states or 'unknown'} at {row.channel}"
 
 
 # --- the life of an order -------------------------------------------------------------------------------------------
@@ -256,11 +326,20 @@ def _every_webhook_is_delivered(seen: Seen) -> Iterator[tuple[str, str]]:
             yield row.event_id, f"{row.type} is {row.state} after {row.tries} tries"
 
 
+def _every_refund_succeeds(seen: Seen) -> Iterator[tuple[str, str]]:
+    for refund in seen.tables.refunds:
+        if refund.state != "succeeded":
+            yield refund.refund_id, f"{refund.cause}: {refund.state}"
+
+
 def _open_orders_end(seen: Seen) -> Iterator[tuple[str, str]]:
+    """An exception without held money counts as open: it was silence that led there, and the channel speaks again."""
+    held = {payment.order_id for payment in seen.tables.payments if payment.kind == "held"}
     live = {attempt.order_id: attempt.channel for attempt in seen.tables.attempts if attempt.state in LIVE}
     for order in seen.tables.orders:
         margin_s = MARGIN_S[live.get(order.order_id, "")]
-        if order.state in OPEN and -order.expires_in_s > margin_s:
+        is_open = order.state in OPEN or (order.state == "exception" and order.order_id not in held)
+        if is_open and -order.expires_in_s > margin_s:
             yield order.order_id, f"{order.state}, {-order.expires_in_s:.0f} s after its expiry (allowed: {margin_s:g})"
 
 
@@ -286,9 +365,11 @@ INVARIANTS = (
     Invariant("S3 answers", "no answer breaks a promise or is an error of the gateway's own", _answers_are_whole),
     Invariant("S4", "what was acknowledged to a channel is recorded", _acknowledged_is_durable),
     Invariant("S5", "an order is credited at most once, with its amount", _one_credit_of_the_amount),
-    Invariant("S6", "every payment has exactly one end; what is no credit has a case", _every_payment_has_one_end),
-    Invariant("S7", "by channel, account and currency the sums agree", _sums_agree),
+    Invariant("S6", "every payment has one end: credit, given back whole, or a case", _every_payment_has_one_end),
+    Invariant("S6 rules", "only apps have a credit given back", _rules_give_back_only_what_is_too_much),
+    Invariant("S7", "by channel, account and currency the channel holds for us what we believe", _sums_agree),
     Invariant("S8", "never more is refunded than was paid", _refunded_within_paid),
+    Invariant("S8 once", "a refund moves money once, and only what was asked for", _one_refund_one_movement),
     Invariant("S9", "what an app was told is in the outbox, and its version among the events", _told_is_durable),
     Invariant("S10", "versions have no gap and no fork", _versions_without_gaps),
     Invariant("S10 states", "states move only as allowed, and paid stays paid", _states_move_as_allowed),
@@ -298,6 +379,7 @@ INVARIANTS = (
     Invariant("S14", "no secret stands in a log", _nothing_leaks),
     Invariant("S14 redirects", "a webhook goes where it was sent", _redirects_are_not_followed),
     Invariant("L2", "every webhook is delivered", _every_webhook_is_delivered),
+    Invariant("L3", "every refund succeeds: no channel has refused one here", _every_refund_succeeds),
     Invariant("L4", "no order is open past its expiry and the channel's margin", _open_orders_end),
     Invariant("L4 timers", "every open order comes up again soon", _open_orders_are_looked_at),
     Invariant("L5", "after the last healing every request succeeds", _tail_is_ok),

@@ -20,6 +20,7 @@ START_AGAIN_AFTER_S = 0.3
 LOSE_EVERY_S = 0.1
 JUMPS_S = (-3600.0, -300.0, -30.0, 30.0, 300.0, 3600.0)
 PASSES_MAX = 30
+DRAINED_WITHIN_S = 16.0  # twice the configured drain_s, and the ten seconds that a gateway gives itself beside it
 
 
 async def serve(gateway: Gateway, crash_at: str = "") -> None:
@@ -73,7 +74,7 @@ async def crash_point(stage: Stage, fault: Fault) -> str:
 async def drain(stage: Stage, fault: Fault) -> str:
     """SIGTERM, as in a rolling deployment: it finishes what it has begun, ends, and has a successor."""
     gateway = stage.gateways[fault.target]
-    by_itself = await gateway.stop()
+    by_itself = await gateway.stop(grace_s=DRAINED_WITHIN_S)
     await serve(gateway)
     return "ended by itself" if by_itself else "killed: it did not end in time"
 

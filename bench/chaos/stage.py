@@ -44,9 +44,12 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "slow_queries_s": [2, 4],
         "closing_s": [0.5, 1, 1, 2, 3, 5],
         "watch_s": [1, 3, 6, 12, 60],
-        "exception_s": [1, 2, 5, *[10] * 100],
+        "exception_s": [1, 2, *[3] * 1000],
+        "refund_s": [0.5, 1, 1, 2, 3, 5],
         "not_found_final_s": 3,
     },
+    "notifications": {"parked_s": [1, 2, 5]},
+    **{f"channels.{name}": {"breaker_pause_s": 1.0} for name in ("wechatpay", "alipay", "unionpay")},
     "sweep": {"every_s": 0.3, "grace_s": 0.3, "lease_s": 3.0},
     "webhooks": {"schedule_s": [0, *[0.5] * 20, *[2] * 200], "timeout_s": 1.5},
 }
@@ -177,7 +180,7 @@ class Stage:
             [gateway.url for gateway in self.gateways.values()],
             (visitors["api_key"], visitors["webhook_secret"]),
             self.steer,
-            {channel: account.merchant for channel, account in self._accounts.items()},
+            self.merchants,
         )
         self.endpoint.tell_visitors(self.visitors.receive)
         self.start_at = time.time() + 1.0
@@ -234,11 +237,15 @@ class Stage:
 
     async def ledgers(self) -> Ledgers:
         """Everybody's books. The channel's first: what is read later can only know more of what was paid there."""
-        merchants = {channel: account.merchant for channel, account in self._accounts.items()}
-        payments = await asyncio.to_thread(read_channel_ledger, self.channel_ledger, merchants)
-        orders, attempts, recorded = await read_gateway_ledger(self.postgres.url)
+        payments = await asyncio.to_thread(read_channel_ledger, self.channel_ledger, self.merchants)
+        orders, attempts, recorded, refunds = await read_gateway_ledger(self.postgres.url)
         bought = await asyncio.to_thread(read_shop_ledger, self.shop_ledger)
-        return Ledgers(payments, orders, attempts, recorded, [*bought, *self.visitors.book()])
+        return Ledgers(payments, orders, attempts, recorded, refunds, [*bought, *self.visitors.book()])
+
+    @property
+    def merchants(self) -> dict[str, str]:
+        """What each channel calls us."""
+        return {channel: account.merchant for channel, account in self._accounts.items()}
 
     @property
     def config(self) -> Path:

@@ -23,6 +23,7 @@ class OrderRow(msgspec.Struct, frozen=True):
     currency: str
     paid_amount: int
     refunded_amount: int
+    late_payment: str
     expires_in_s: float
     next_check_in_s: float | None
 
@@ -47,6 +48,20 @@ class PaymentRow(msgspec.Struct, frozen=True):
     kind: str
     amount: int
     currency: str
+
+
+class RefundRow(msgspec.Struct, frozen=True):
+    """Of `refunds`."""
+
+    refund_id: str
+    order_id: str
+    out_refund_no: str | None
+    cause: str
+    channel: str
+    account: str
+    transaction: str
+    amount: int
+    state: str
 
 
 class EventRow(msgspec.Struct, frozen=True):
@@ -85,6 +100,7 @@ class Tables(msgspec.Struct, frozen=True):
     orders: list[OrderRow] = []
     attempts: list[AttemptRow] = []
     payments: list[PaymentRow] = []
+    refunds: list[RefundRow] = []
     events: list[EventRow] = []
     outbox: list[WebhookRow] = []
     cases: list[CaseRow] = []
@@ -100,10 +116,12 @@ class InboxRow(msgspec.Struct, frozen=True):
 
 
 ORDERS = """
-SELECT order_id, app_id, out_order_no, state, version, amount, currency, paid_amount, refunded_amount,
+SELECT order_id, app_id, out_order_no, state, version, amount, currency, paid_amount, refunded_amount, late_payment,
        extract(epoch FROM expires_at - now())::float8, extract(epoch FROM next_check_at - now())::float8 FROM orders"""
 ATTEMPTS = "SELECT attempt_id, order_id, number, channel, state FROM attempts"
 PAYMENTS = "SELECT order_id, channel, account, channel_transaction, kind, amount, currency FROM payments"
+REFUNDS = """
+SELECT refund_id, order_id, out_refund_no, cause, channel, account, channel_transaction, amount, state FROM refunds"""
 EVENTS = "SELECT order_id, version, type, state FROM events ORDER BY order_id, version"
 OUTBOX = "SELECT event_id, app_id, order_id, seq, type, state, tries FROM outbox"
 CASES = "SELECT order_id, version, reason, resolved_at IS NOT NULL FROM cases"
@@ -123,6 +141,7 @@ async def read_tables(database_url: str) -> Tables:
                 orders=await rows(OrderRow, ORDERS),
                 attempts=await rows(AttemptRow, ATTEMPTS),
                 payments=await rows(PaymentRow, PAYMENTS),
+                refunds=await rows(RefundRow, REFUNDS),
                 events=await rows(EventRow, EVENTS),
                 outbox=await rows(WebhookRow, OUTBOX),
                 cases=await rows(CaseRow, CASES),

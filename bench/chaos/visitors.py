@@ -1,7 +1,8 @@
 """The load beside the shop: an app that never asks twice and remembers every answer, and payers who go too far.
 
 Visitors go to both gateways, sometimes to both at once with one number. They pay, pay what they closed, pay two
-attempts of one order, come back under the same number with another amount, and look at their order through both.
+attempts of one order, come back under the same number with another amount, want their money back, or more than it, and
+look at their order through both.
 """
 
 import asyncio
@@ -11,8 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiohttp
+import msgspec
 
-from bench.chaos.history import History, Made, Read, Told, Wanted
+from bench.chaos.history import History, Made, Read, RefundMade, Told, Wanted
 from bench.ledgers import ShopOrder
 from holdfast_client import WebhookRefused, verify_webhook
 
@@ -33,9 +35,21 @@ PAY_TRIES_MAX = 4
 PAY_AGAIN_AFTER_S = 0.5
 SILENCE = 0  # no status at all
 WECHAT, ALIPAY = Way("wechatpay", "native"), Way("alipay", "qr")
-PLANS = {"pays": 5, "pays twice": 2, "closes": 1, "pays what is closed": 2, "leaves": 1, "wants another amount": 1}
+PLANS = {
+    "pays": 3,
+    "wants money back": 4,
+    "wants too much back": 2,
+    "pays twice": 3,
+    "pays what is closed": 3,
+    "closes": 1,
+    "leaves": 1,
+    "wants another amount": 1,
+}
+LATE_POLICIES = ("accept", "refund")
+PAID_WITHIN_TRIES = 16
 BOTH_SHARE = 0.3
 NOTHING_DONE = frozenset({"overloaded", "unavailable"})
+NOT_REFUNDED = NOTHING_DONE | {"refund_exceeds_paid", "order_not_paid"}
 # What a gateway may answer in the worst of times; anything else of 500 and above is a bug.
 EXCUSED = NOTHING_DONE | {"outcome_unknown"}
 
@@ -128,7 +142,7 @@ class Visitors:
         rng = random.Random(f"visitor:{self._seed}:{number}")
         plan = rng.choices(list(PLANS), list(PLANS.values()))[0]
         way = WECHAT if plan in ("pays twice", "pays what is closed") else rng.choice((WECHAT, ALIPAY))
-        wanted = self._want(f"{number:06d}", rng.randint(1, 100_000), way)
+        wanted = self._want(f"{number:06d}", rng.randint(10, 100_000), way, rng.choice(LATE_POLICIES))
         gateways = self._gateways if rng.random() < BOTH_SHARE else [rng.choice(self._gateways)]
         answers = await asyncio.gather(*(self._create(gateway, wanted) for gateway in gateways))
         made = [told["order_id"] for status, told in answers if status in (200, 201)]
@@ -137,15 +151,17 @@ class Visitors:
 
     async def _go_on(self, rng: random.Random, plan: str, order_id: str, wanted: Wanted, way: Way) -> None:
         if plan == "wants another amount":
-            other = Wanted(wanted.out_order_no, wanted.amount + 1, wanted.channel)
+            other = msgspec.structs.replace(wanted, amount=wanted.amount + 1)
             status, told = await self._create(rng.choice(self._gateways), other, judged=False)
             if status in (200, 201):
                 self.history.broken.append(f"{wanted.out_order_no}: taken with another amount: {told}")
         attempt = await self._pay(rng, order_id, way)
         await self._look(order_id)
-        if attempt and plan in ("pays", "wants another amount"):
+        if attempt and plan in ("pays", "wants another amount", "wants money back", "wants too much back"):
             await asyncio.sleep(rng.uniform(0, 1))
             await self._payer(attempt, way)
+            if plan.endswith("back"):
+                await self._want_back(rng, plan, order_id, wanted)
         elif attempt and plan == "pays twice":
             second = await self._pay(rng, order_id, ALIPAY)
             paying = [self._payer(attempt, way, late=True), *([self._payer(second, ALIPAY)] if second else [])]
@@ -159,14 +175,50 @@ class Visitors:
             await self._look(order_id)
             await asyncio.sleep(rng.uniform(0.1, 0.6))
 
-    def _want(self, name: str, amount: int, way: Way) -> Wanted:
-        wanted = Wanted(f"visit-{self._seed}-{name}", amount, way.channel)
+    async def _want_back(self, rng: random.Random, plan: str, order_id: str, wanted: Wanted) -> None:
+        """Parts and the whole, the same number at both gateways at once, together more than was paid."""
+        if not await self._is_paid(order_id):
+            return
+        number, amount = f"{wanted.out_order_no}-back", wanted.amount
+        part = rng.choice((amount, amount // 2)) if plan == "wants money back" else amount * 2 // 3
+        second = number if plan == "wants money back" else f"{number}-2"
+        wishes = zip(self._gateways, (number, second), strict=True)
+        await asyncio.gather(*(self._refund(gateway, order_id, each, part) for gateway, each in wishes))
+        await asyncio.sleep(rng.uniform(0, 2))
+        await self._refund(rng.choice(self._gateways), order_id, number, part)
+        await self._refund(rng.choice(self._gateways), order_id, f"{number}-3", amount - part or 1)
+
+    async def _is_paid(self, order_id: str) -> bool:
+        for _ in range(PAID_WITHIN_TRIES):
+            await self._look(order_id)
+            last = self.history.reads[-1] if self.history.reads else None
+            if last is not None and last.order_id == order_id and last.state == "paid":
+                return True
+            await asyncio.sleep(PAY_AGAIN_AFTER_S)
+        return False
+
+    async def _refund(self, gateway: str, order_id: str, number: str, amount: int) -> None:
+        body = {"out_refund_no": number, "amount": amount}
+        status, told = await self._ask("POST", gateway, f"/v1/orders/{order_id}/refunds", body)
+        code = told.get("code")
+        if status in (200, 201, 202):
+            self.history.refunds.append(RefundMade(number, told["refund_id"], told["order_id"], told["amount"]))
+        elif code in NOT_REFUNDED:
+            self.history.refused.add(number)
+        elif status == SILENCE or code in EXCUSED:
+            self.history.unsure.add(number)
+        else:
+            self.history.broken.append(f"refund {number}: {status} {told}")
+
+    def _want(self, name: str, amount: int, way: Way, late_payment: str = "accept") -> Wanted:
+        wanted = Wanted(f"visit-{self._seed}-{name}", amount, way.channel, late_payment)
         self.history.wanted[wanted.out_order_no] = wanted
         return wanted
 
     async def _create(self, gateway: str, wanted: Wanted, *, judged: bool = True) -> Answer:
-        body = {"out_order_no": wanted.out_order_no, "amount": wanted.amount, "currency": wanted.currency}
-        status, told = await self._ask("POST", gateway, "/v1/orders", {**body, "subject": wanted.out_order_no})
+        body = {**msgspec.to_builtins(wanted), "subject": wanted.out_order_no}
+        del body["channel"]
+        status, told = await self._ask("POST", gateway, "/v1/orders", body)
         if judged:
             self._write_down(wanted, status, told)
         return status, told
