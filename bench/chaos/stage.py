@@ -44,7 +44,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "slow_queries_s": [2, 4],
         "closing_s": [0.5, 1, 1, 2, 3, 5],
         "watch_s": [1, 3, 6, 12, 60],
-        "exception_s": [1, 2, *[3] * 1000],
+        "exception_s": [1, 2, *[3] * 900],
         "refund_s": [0.5, 1, 1, 2, 3, 5],
         "not_found_final_s": 3,
     },
