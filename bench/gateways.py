@@ -88,13 +88,14 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def add_app(config: Path, name: str, webhook_url: str) -> dict[str, str]:
-    """Make an app; its `api_key` and `webhook_secret`.
+async def add_app(config: Path, name: str, webhook_url: str = "") -> dict[str, str]:
+    """Make an app, with or without an address for webhooks; its `api_key` and `webhook_secret`.
 
     Raises:
         ProcessError: the gateway's command line refused.
     """
-    command = python("gateway", "app", "add", name, "--webhook", webhook_url, "--json", "--config", config)
+    webhook = ("--webhook", webhook_url) if webhook_url else ()
+    command = python("gateway", "app", "add", name, *webhook, "--json", "--config", config)
     added = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
