@@ -226,16 +226,17 @@ SHOP_SQL = (
 
 def read_shop_ledger(path: Path) -> list[ShopOrder]:
     """The shop's orders."""
-    return [ShopOrder(*row) for row in _sqlite_rows(path, SHOP_SQL)]
+    return [ShopOrder(*row) for row in sqlite_rows(path, SHOP_SQL)]
 
 
 def read_control_ledger(path: Path) -> list[ControlOrder]:
     """The control arm's orders."""
-    rows = _sqlite_rows(path, "SELECT out_trade_no, paid FROM orders")
+    rows = sqlite_rows(path, "SELECT out_trade_no, paid FROM orders")
     return [ControlOrder(out_trade_no, bool(paid)) for out_trade_no, paid in rows]
 
 
-def _sqlite_rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+def sqlite_rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Read a file that another process writes."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     try:
         return connection.execute(sql).fetchall()

@@ -15,6 +15,7 @@ import msgspec
 from bench.demo import configuration
 from bench.demo.configuration import Addresses
 from bench.demo.faults import Faults
+from bench.gateways import add_app
 from bench.ledgers import (
     ChannelPayment,
     Ledgers,
@@ -23,7 +24,7 @@ from bench.ledgers import (
     read_gateway_ledger,
     read_shop_ledger,
 )
-from bench.processes import ROOT, Child, ProcessError, free_port, python
+from bench.processes import ROOT, Child, free_port, python
 from channels.simulator.cashier import page_of
 from channels.simulator.credentials import Account, make_credentials
 from gateway.embedded import Postgres, Valkey
@@ -151,7 +152,7 @@ class Stage:
 
     async def start_arms(self) -> None:
         """The shop that uses the gateway, and beside it the control arm, with the same customers."""
-        keys = await self._add_app()
+        keys = await add_app(self._config, "shop", f"{self.shop_url}/webhooks")
         self.api_key = keys["api_key"]
         self.start_at = time.time() + 1.0
         shop_port = self.shop_url.rpartition(":")[2]
@@ -181,17 +182,6 @@ class Stage:
         play = self.play
         schedule = ("--rate", play.rate, "--seconds", play.seconds, "--start-at", self.start_at)
         return (*schedule, "--seed", play.seed, "--subject-prefix", play.subject_prefix, "--pay-with", play.pay_with)
-
-    async def _add_app(self) -> dict[str, str]:
-        command = python("gateway", "app", "add", "shop", "--webhook", f"{self.shop_url}/webhooks", "--json")
-        added = await asyncio.create_subprocess_exec(
-            *command, "--config", self._config, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        said, complaint = await asyncio.wait_for(added.communicate(), 30)
-        if added.returncode:
-            raise ProcessError(f"app add failed: {complaint.decode('utf-8', 'replace').strip()[-2000:]}")
-        keys: dict[str, str] = json.loads(said.splitlines()[-1])
-        return keys
 
     # --- the play
 

@@ -413,4 +413,4 @@ def test_the_control_arm_s_ledger_is_read_and_can_not_be_written(tmp_path: Path)
     connection.close()
     assert ledgers.read_control_ledger(path) == [ControlOrder("x", paid=True), ControlOrder("y", paid=False)]
     with pytest.raises(sqlite3.OperationalError):
-        ledgers._sqlite_rows(path, "DELETE FROM orders")
+        ledgers.sqlite_rows(path, "DELETE FROM orders")

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
+from bench.lossy_proxy import LossyProxy
 from gateway.config import Config
 from gateway.databases import connector, make_pool
-from tests.integration.lossy_proxy import LossyProxy
 from tests.simulation.database import Database, Fate, Faults
 
 Connect = Callable[[], Awaitable[Any]]
