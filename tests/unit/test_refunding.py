@@ -259,6 +259,13 @@ def test_another_amount_than_ours_is_for_people() -> None:
     assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
 
 
+@pytest.mark.parametrize(("said", "amount"), [(RefundWord.ABNORMAL, None), (RefundWord.SUCCEEDED, 39)])
+def test_what_had_succeeded_and_is_stuck_after_all_is_asked_after_again(said: RefundWord, amount: int | None) -> None:
+    succeeded = told(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED))
+    stuck = only(told(succeeded, word(succeeded, said, AT_MS + 900, amount)))
+    assert (stuck.state, stuck.next_check_at_ms) == (RefundState.ABNORMAL, AT_MS + 900 + SCHEDULE.refund_ms[0])
+
+
 @pytest.mark.parametrize("changed", [{"account": "x"}, {"channel": "alipay"}, {"refund_id": "R" * 32}])
 def test_a_word_on_a_refund_that_is_not_ours_moves_nothing(changed: dict[str, str]) -> None:
     said = msgspec.structs.replace(word(REFUNDING, RefundWord.FAILED), **changed)
