@@ -235,12 +235,21 @@ def refund_refused(order: Order, event: RefundRefused, schedule: Schedule) -> De
 
 
 def refund_not_found(order: Order, event: RefundNotFound, schedule: Schedule) -> Decision:
-    """Unknown at the channel: sent again under its number, or, if it was refused since, failed."""
+    """Unknown at the channel: sent again under its number, or, if it was refused since, failed.
+
+    But not before none of the earlier sendings can be on its way still: its money would go back although the app had
+    been told that it does not, and had perhaps asked for it under another number.
+    """
     refund = order.refund(event.refund_id)
     if refund is None or refund.state not in (SUBMITTING, UNKNOWN):
         return Decision(order)
     if refund.failure_code is not None:
-        return _failed(order, refund, refund.failure_code, refund.failure_message or "", event.at_ms, schedule)
+        final_ms = refund.submitted_at_ms + schedule.not_found_final_ms
+        if event.at_ms >= final_ms or refund.failure_code == TOO_LATE:  # of that its channel has waited for the end
+            return _failed(order, refund, refund.failure_code, refund.failure_message or "", event.at_ms, schedule)
+        if (refund.next_check_at_ms or 0) <= final_ms:
+            return Decision(order)
+        return Decision(with_refund(order.advanced(), replace(refund, next_check_at_ms=final_ms)))
     return Decision(_sent_again(order, refund, event.at_ms, schedule), effects=(SubmitRefund(refund.refund_id),))
 
 

@@ -169,8 +169,17 @@ def test_a_no_to_a_second_sending_asks_what_became_of_the_first() -> None:
     assert (only(decision.order).state, decision.effects) == (UNKNOWN, (QueryRefund(refund_id),))
     found = told(decision.order, word(REFUNDING, RefundWord.SUCCEEDED))
     assert only(found).state is RefundState.SUCCEEDED
-    gone = told(decision.order, RefundNotFound(AT_MS + 400, refund_id))
+    early = told(decision.order, RefundNotFound(AT_MS + 400, refund_id))
+    assert (only(early).state, early.refunded_amount) == (UNKNOWN, 40), "the first may still be on its way"
+    assert decide(early, RefundRequested(AT_MS + 500, "B2", 61)).reply is Reply.REFUND_EXCEEDS_PAID
+    final_ms = only(decision.order).submitted_at_ms + SCHEDULE.not_found_final_ms
+    assert (only(early).next_check_at_ms or 0) <= final_ms
+    patient = told(decision.order, RefundsDue(final_ms - 5000))
+    assert only(told(patient, RefundNotFound(final_ms - 1, refund_id))).next_check_at_ms == final_ms
+    gone = told(early, RefundNotFound(final_ms, refund_id))
     assert (only(gone).state, only(gone).failure_code, gone.refunded_amount) == (RefundState.FAILED, "EXCEEDED", 0)
+    too_late = told(twice, RefundRefused(AT_MS + 300, refund_id, TOO_LATE, "never sent"))
+    assert only(told(too_late, RefundNotFound(AT_MS + 400, refund_id))).state is RefundState.FAILED
 
 
 def test_what_the_channel_has_taken_is_not_sent_again() -> None:
