@@ -118,14 +118,15 @@ def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> 
     if (refund.channel, refund.account) != (event.channel, event.account):
         return Decision(order)
     if event.amount not in (None, refund.amount):
-        return _abnormal(order, refund, event, f"the channel speaks of {event.amount} instead of {refund.amount}")
+        message = f"the channel speaks of {event.amount} instead of {refund.amount}"
+        return _abnormal(order, refund, event, message, schedule)
     match event.word:
         case RefundWord.SUCCEEDED:
             return _succeeded(order, refund, event)
         case RefundWord.FAILED:
             return _failed(order, refund, RefundWord.FAILED, event.detail, event.at_ms, schedule)
         case RefundWord.ABNORMAL:
-            return _abnormal(order, refund, event, event.detail)
+            return _abnormal(order, refund, event, event.detail, schedule)
         case RefundWord.PROCESSING:
             return _processing(order, refund, event, schedule)
 
@@ -183,11 +184,13 @@ def _failed(order: Order, refund: Refund, code: str, message: str, at_ms: int, s
     return Decision(moved, announce=Announcement.REFUND_FAILED, case=case_, about=refund.refund_id)
 
 
-def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str) -> Decision:
+def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str, schedule: Schedule) -> Decision:
     if refund.state is ABNORMAL:
         return Decision(order)
     if refund.state in GIVEN_UP:
         return _case_once(order, refund, Reason.REFUND_ABNORMAL, message)
+    if refund.state is SUCCEEDED:  # nobody asks after it any more: from here on somebody does
+        refund = replace(refund, step=0, next_check_at_ms=deadlines.refund_check(schedule, 0, event.at_ms))
     after = replace(
         refund,
         state=ABNORMAL,
@@ -232,12 +235,21 @@ def refund_refused(order: Order, event: RefundRefused, schedule: Schedule) -> De
 
 
 def refund_not_found(order: Order, event: RefundNotFound, schedule: Schedule) -> Decision:
-    """Unknown at the channel: sent again under its number, or, if it was refused since, failed."""
+    """Unknown at the channel: sent again under its number, or, if it was refused since, failed.
+
+    But not before none of the earlier sendings can be on its way still: its money would go back although the app had
+    been told that it does not, and had perhaps asked for it under another number.
+    """
     refund = order.refund(event.refund_id)
     if refund is None or refund.state not in (SUBMITTING, UNKNOWN):
         return Decision(order)
     if refund.failure_code is not None:
-        return _failed(order, refund, refund.failure_code, refund.failure_message or "", event.at_ms, schedule)
+        final_ms = refund.submitted_at_ms + schedule.not_found_final_ms
+        if event.at_ms >= final_ms or refund.failure_code == TOO_LATE:  # of that its channel has waited for the end
+            return _failed(order, refund, refund.failure_code, refund.failure_message or "", event.at_ms, schedule)
+        if (refund.next_check_at_ms or 0) <= final_ms:
+            return Decision(order)
+        return Decision(with_refund(order.advanced(), replace(refund, next_check_at_ms=final_ms)))
     return Decision(_sent_again(order, refund, event.at_ms, schedule), effects=(SubmitRefund(refund.refund_id),))
 
 

@@ -169,8 +169,17 @@ def test_a_no_to_a_second_sending_asks_what_became_of_the_first() -> None:
     assert (only(decision.order).state, decision.effects) == (UNKNOWN, (QueryRefund(refund_id),))
     found = told(decision.order, word(REFUNDING, RefundWord.SUCCEEDED))
     assert only(found).state is RefundState.SUCCEEDED
-    gone = told(decision.order, RefundNotFound(AT_MS + 400, refund_id))
+    early = told(decision.order, RefundNotFound(AT_MS + 400, refund_id))
+    assert (only(early).state, early.refunded_amount) == (UNKNOWN, 40), "the first may still be on its way"
+    assert decide(early, RefundRequested(AT_MS + 500, "B2", 61)).reply is Reply.REFUND_EXCEEDS_PAID
+    final_ms = only(decision.order).submitted_at_ms + SCHEDULE.not_found_final_ms
+    assert (only(early).next_check_at_ms or 0) <= final_ms
+    patient = told(decision.order, RefundsDue(final_ms - 5000))
+    assert only(told(patient, RefundNotFound(final_ms - 1, refund_id))).next_check_at_ms == final_ms
+    gone = told(early, RefundNotFound(final_ms, refund_id))
     assert (only(gone).state, only(gone).failure_code, gone.refunded_amount) == (RefundState.FAILED, "EXCEEDED", 0)
+    too_late = told(twice, RefundRefused(AT_MS + 300, refund_id, TOO_LATE, "never sent"))
+    assert only(told(too_late, RefundNotFound(AT_MS + 400, refund_id))).state is RefundState.FAILED
 
 
 def test_what_the_channel_has_taken_is_not_sent_again() -> None:
@@ -257,6 +266,13 @@ def test_an_abnormal_refund_waits_for_people_and_is_still_asked_after() -> None:
 def test_another_amount_than_ours_is_for_people() -> None:
     decision = decide(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED, amount=39))
     assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
+
+
+@pytest.mark.parametrize(("said", "amount"), [(RefundWord.ABNORMAL, None), (RefundWord.SUCCEEDED, 39)])
+def test_what_had_succeeded_and_is_stuck_after_all_is_asked_after_again(said: RefundWord, amount: int | None) -> None:
+    succeeded = told(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED))
+    stuck = only(told(succeeded, word(succeeded, said, AT_MS + 900, amount)))
+    assert (stuck.state, stuck.next_check_at_ms) == (RefundState.ABNORMAL, AT_MS + 900 + SCHEDULE.refund_ms[0])
 
 
 @pytest.mark.parametrize("changed", [{"account": "x"}, {"channel": "alipay"}, {"refund_id": "R" * 32}])
