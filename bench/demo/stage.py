@@ -36,6 +36,7 @@ WAYS = {
     "alipay": ("alipay.qr", "alipay.page", "alipay.wap"),
     "unionpay": ("unionpay.qr", "unionpay.web", "unionpay.wap"),
 }
+FICKLE = 0.1  # of the shop's customers look at one way to pay and take another; some then pay both
 SHOP_ASKS_AFTER_S = 8.0  # long enough that webhooks have the first word, short enough to help within the settling
 TILL_CLOSES_S = 0.2  # between the SIGTERM that ends the shop's selling and the one that ends the shop
 SDK = str(ROOT / "sdk")
@@ -162,7 +163,7 @@ class Stage:
                 "examples.shop",
                 *("--gateway", self.gateway_url, "--ledger", self.directory / "shop.sqlite", "--port", shop_port),
                 *("--ask-after-s", SHOP_ASKS_AFTER_S, "--return-to", f"{self.shop_url}/orders"),
-                *("--scan-at", f"{self.channel_url}/cashier", *self._customers()),
+                *("--scan-at", f"{self.channel_url}/cashier", "--fickle", FICKLE, *self._customers()),
             ),
             {"HOLDFAST_API_KEY": keys["api_key"], "HOLDFAST_WEBHOOK_SECRET": keys["webhook_secret"]},
         )

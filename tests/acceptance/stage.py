@@ -55,6 +55,7 @@ CONFIG: Mapping[str, Mapping[str, object]] = {
         "closing_s": [0.2, 0.3, 0.5, 1, 2, 5, 10],
         "watch_s": [0.5, 1, 5],
         "exception_s": [1, 2, 5],
+        "refund_s": [0.2, 0.3, 0.5, 1],
         "not_found_final_s": 2,
         "pay_wait_s": 3,
     },
