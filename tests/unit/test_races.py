@@ -98,7 +98,7 @@ def test_the_same_notification_again(order: Order) -> None:
 
     The transaction is compared before the state, or the second telling of the only payment would have it refunded.
     With real processes:
-    tests/integration/test_callbacks.py::test_twenty_at_once_are_one_credit_and_twenty_acknowledgements
+    tests/integration/test_callbacks.py::test_a_hundred_at_once_are_one_credit_and_a_hundred_acknowledgements
     tests/acceptance/test_two_gateways.py::test_both_gateways_are_used_for_the_same_orders_at_once
     """
     won, again = at_two_gateways(order, paid_event(AT_MS), paid_event(AT_MS + 1))
