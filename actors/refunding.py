@@ -221,11 +221,16 @@ def refund_refused(order: Order, event: RefundRefused, schedule: Schedule) -> De
 
 
 def refund_not_found(order: Order, event: RefundNotFound, schedule: Schedule) -> Decision:
-    """Unknown at the channel: sent again under its number, or, if it was refused since, failed."""
+    """Unknown at the channel: sent again under its number, or, if it was refused since, failed.
+
+    Which of several sendings was refused nobody knows: failed it is when none of them can still be on its way.
+    """
     refund = order.refund(event.refund_id)
     if refund is None or refund.state not in (SUBMITTING, UNKNOWN):
         return Decision(order)
     if refund.failure_code is not None:
+        if refund.failure_code != TOO_LATE and event.at_ms < refund.submitted_at_ms + schedule.not_found_final_ms:
+            return Decision(order)
         return _failed(order, refund, refund.failure_code, refund.failure_message or "", event.at_ms, schedule)
     return Decision(_sent_again(order, refund, event.at_ms, schedule), effects=(SubmitRefund(refund.refund_id),))
 
