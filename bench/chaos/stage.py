@@ -33,7 +33,7 @@ PAY_AFTER_MAX_S = 2.0
 CHANNEL_TIME_SCALE = 0.02  # 15 s between two notifications become 0.3 s
 SHOP_ASKS_AFTER_S = 4.0
 TILL_CLOSES_S = 0.2
-EXPIRES_IN_S = 15.0
+EXPIRES_IN_S = 20.0
 # Minutes become seconds; the ladders keep their shape, and last until the end of the longest run.
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "server": {"single_process": False, "drain_s": 2},

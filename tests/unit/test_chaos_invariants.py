@@ -89,9 +89,9 @@ def sound() -> Seen:
                 *events(PAYING, "created", "paying"),
             ],
             outbox=[
-                WebhookRow("evt_1", "visitors", PAID, 3, "order.paid", "delivered", 1),
-                WebhookRow("evt_2", "visitors", PAID, 4, "payment.duplicate", "delivered", 2),
-                WebhookRow("evt_3", "visitors", CLOSED, 2, "order.closed", "delivered", 1),
+                WebhookRow("evt_1", "visitors", PAID, 3, "order.paid", "delivered", 1, 99.0),
+                WebhookRow("evt_2", "visitors", PAID, 4, "payment.duplicate", "delivered", 2, 99.0),
+                WebhookRow("evt_3", "visitors", CLOSED, 2, "order.closed", "delivered", 1, 99.0),
             ],
             cases=[CaseRow(PAID, 4, "unclosed_attempt", resolved=True)],
         ),
@@ -234,6 +234,11 @@ def test_money_that_is_held_with_a_case_is_an_end_and_its_order_waits_for_people
     )
     world = msgspec.structs.replace(world, channel=[*world.channel, paid_there("tx4")])
     assert violations(world) == []
+
+
+def test_a_webhook_that_came_to_be_just_now_may_be_on_its_way() -> None:
+    assert violations(tables(outbox=changed(GOOD.outbox, 1, state="owed", age_s=1.0))) == []
+    assert violations(tables(outbox=changed(GOOD.outbox, 1, state="dead", age_s=1.0))) != []
 
 
 def test_one_refusal_among_other_answers_says_nothing_about_the_number() -> None:
