@@ -86,7 +86,7 @@ class Stage:
         self.start_at = 0.0
         self.postgres = Postgres(directory, die_with_parent=True)
         self.valkey = Valkey(directory, die_with_parent=True)
-        self.disk = SmallDisk(directory / "small-disk", self.postgres, play.orders, may_mount=play.may_mount)
+        self.disk = SmallDisk(directory / "small-disk", self.postgres.url, play.orders, may_mount=play.may_mount)
         self.gateways: dict[str, Gateway] = {}
         self.lines: dict[str, LossyProxy] = {}
         self.clocks = {name: directory / f"{name}.clock" for name in GATEWAYS}
