@@ -333,6 +333,18 @@ def _every_refund_succeeds(seen: Seen) -> Iterator[tuple[str, str]]:
             yield refund.refund_id, f"{refund.cause}: {refund.state}"
 
 
+def _silence_ends_with_its_cases(seen: Seen) -> Iterator[tuple[str, str]]:
+    tables = seen.tables
+    waits = {
+        "unknown_outcome": {order.order_id for order in tables.orders if order.state == "exception"},
+        "unclosed_attempt": {attempt.order_id for attempt in tables.attempts if attempt.state in LIVE},
+        "refund_unknown": {refund.order_id for refund in tables.refunds if refund.state != "succeeded"},
+    }
+    for case in tables.cases:
+        if not case.resolved and case.reason in waits and case.order_id not in waits[case.reason]:
+            yield case.order_id, f"the case {case.reason} is open, and there is nothing left to know"
+
+
 def _open_orders_end(seen: Seen) -> Iterator[tuple[str, str]]:
     """An exception without held money counts as open: it was silence that led there, and the channel speaks again."""
     held = {payment.order_id for payment in seen.tables.payments if payment.kind == "held"}
@@ -381,6 +393,9 @@ INVARIANTS = (
     Invariant("S14 redirects", "a webhook goes where it was sent", _redirects_are_not_followed),
     Invariant("L2", "every webhook is delivered soon, none is given up", _every_webhook_is_delivered),
     Invariant("L3", "every refund succeeds: no channel has refused one here", _every_refund_succeeds),
+    Invariant(
+        "L3 cases", "what people were told that nobody knows is closed when it is known", _silence_ends_with_its_cases
+    ),
     Invariant("L4", "no order is open past its expiry and the channel's margin", _open_orders_end),
     Invariant("L4 timers", "every open order comes up again soon", _open_orders_are_looked_at),
     Invariant("L5", "after the last healing every request succeeds", _tail_is_ok),

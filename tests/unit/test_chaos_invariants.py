@@ -196,6 +196,10 @@ BROKEN: list[tuple[str, Seen]] = [
     ("L2", tables(outbox=changed(GOOD.outbox, 1, state="dead"))),
     ("L3", tables(refunds=changed(GOOD.refunds, 0, state="unknown"))),
     ("L3", tables(refunds=changed(GOOD.refunds, 1, state="failed"))),
+    *(
+        ("L3 cases", tables(cases=[CaseRow(PAID, 4, reason, resolved=False)]))
+        for reason in ("unknown_outcome", "unclosed_attempt", "refund_unknown")
+    ),
     ("L4", tables(orders=changed(GOOD.orders, 2, expires_in_s=-21.0))),
     ("L4", tables(orders=changed(GOOD.orders, 2, state="exception", expires_in_s=-21.0))),
     ("L4 timers", tables(orders=changed(GOOD.orders, 2, next_check_in_s=None))),
