@@ -393,9 +393,7 @@ INVARIANTS = (
     Invariant("S14 redirects", "a webhook goes where it was sent", _redirects_are_not_followed),
     Invariant("L2", "every webhook is delivered soon, none is given up", _every_webhook_is_delivered),
     Invariant("L3", "every refund succeeds: no channel has refused one here", _every_refund_succeeds),
-    Invariant(
-        "L3 cases", "what people were told that nobody knows is closed when it is known", _silence_ends_with_its_cases
-    ),
+    Invariant("L3 cases", "the case of a silence ends when the silence does", _silence_ends_with_its_cases),
     Invariant("L4", "no order is open past its expiry and the channel's margin", _open_orders_end),
     Invariant("L4 timers", "every open order comes up again soon", _open_orders_are_looked_at),
     Invariant("L5", "after the last healing every request succeeds", _tail_is_ok),
