@@ -296,6 +296,45 @@ def test_an_open_refund_is_asked_after_for_ever_and_nobody_gives_up() -> None:
     assert (only(order).state, cases) == (UNKNOWN, [Reason.REFUND_UNKNOWN]), "people hear of it once"
 
 
+def long_silent(order: Order, refund_id: str) -> Order:
+    """Asked after until people were told that nobody knows."""
+    order = told(order, RefundOutcomeUnknown(AT_MS + 100, refund_id, "silence"))
+    for _ in SCHEDULE.refund_ms:
+        refund = order.refund(refund_id)
+        assert refund is not None
+        decision = decide(order, RefundsDue(refund.next_check_at_ms or 0))
+        order = decision.order
+    assert decision.case is Reason.REFUND_UNKNOWN
+    return order
+
+
+@pytest.mark.parametrize(
+    ("said", "resolution"),
+    [(RefundWord.SUCCEEDED, "refunded"), (RefundWord.PROCESSING, "processing"), (RefundWord.FAILED, "failed")],
+)
+def test_the_case_of_a_refund_nobody_knew_of_ends_when_its_channel_speaks(said: RefundWord, resolution: str) -> None:
+    silent = long_silent(REFUNDING, only(REFUNDING).refund_id)
+    assert decide(silent, word(silent, said)).settles == Settlement((Reason.REFUND_UNKNOWN,), resolution)
+    assert decide(REFUNDING, word(REFUNDING, said)).settles is None, "people were told nothing"
+
+
+def test_that_case_stays_open_while_nobody_knows_of_another_refund() -> None:
+    silent = long_silent(REFUNDING, only(REFUNDING).refund_id)
+    both = told(silent, RefundRequested(AT_MS, "B2", 10))
+    second = both.refunds[1]
+    both = told(both, RefundOutcomeUnknown(AT_MS, second.refund_id, "silence"))
+    assert decide(both, word(silent, RefundWord.SUCCEEDED)).settles is None
+
+
+def test_that_too_much_went_back_stays_a_case_whatever_is_heard_of_other_refunds() -> None:
+    failed = told(REFUNDING, word(REFUNDING, RefundWord.FAILED))
+    overpaid = told(failed, RefundRequested(AT_MS, "B2", 100), word(failed, RefundWord.SUCCEEDED))
+    second = overpaid.refunds[1]
+    silent = long_silent(overpaid, second.refund_id)
+    said = msgspec.structs.replace(word(REFUNDING, RefundWord.SUCCEEDED), refund_id=second.refund_id)
+    assert decide(silent, said).settles is None
+
+
 def test_a_claim_of_an_older_version_is_stale() -> None:
     refund_id = only(REFUNDING).refund_id
     assert decide(REFUNDING, RefundsDue(AT_MS, (refund_id,), REFUNDING.version - 1)).order is REFUNDING
