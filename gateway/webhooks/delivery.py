@@ -212,14 +212,15 @@ class Delivery:
 
     async def _send(self, row: OutboxRow) -> _Answer:
         """POST the stored bytes. The status line decides; of the body only so much is read as reuse needs."""
-        assert self._session is not None
+        session = self._session  # taken now: a stop meanwhile lets running tries finish
+        assert session is not None
         try:
             secrets = (await self._apps.webhook(row.app_id)).secrets
         except (UnknownAppError, SealError) as error:
             return _Answer(None, f"can't be signed: {error}")
         headers = headers_of(secrets, row.event_id, int(self._clock()), row.body)
         try:
-            async with self._session.post(row.url, data=row.body, headers=headers, allow_redirects=False) as response:
+            async with session.post(row.url, data=row.body, headers=headers, allow_redirects=False) as response:
                 await _finish(response)
                 retry_after = response.headers.get("retry-after")
                 return _Answer(response.status, f"HTTP {response.status}", retry_after_s_of(retry_after, self._clock()))
