@@ -73,6 +73,7 @@ class SimulatedGateway(Gateway):
         super().__init__(config, installer=self._installed)
         self._world = world
         self._router: Router | None = None
+        self._handlers: set[asyncio.Task[Any]] = set()
         self.metrics: Metrics | None = None
 
     async def _reach_databases(self) -> Reached:
@@ -85,6 +86,14 @@ class SimulatedGateway(Gateway):
     async def _serve(self, router: Router) -> None:
         self._router = router
         self.url = PUBLIC_URL
+        self._stack.push_async_callback(self._drain)
+
+    async def _drain(self) -> None:
+        """As the server does when it is cleaned up: wait for the handlers, for a while."""
+        if self._handlers:
+            _, late = await asyncio.wait(self._handlers, timeout=self._config.server.drain_s)
+            for handler in late:
+                handler.cancel()
 
     def _installed(
         self, _channels: Channels, metrics: Metrics, stepper: Stepper, clock: Callable[[], float]
@@ -109,7 +118,13 @@ class SimulatedGateway(Gateway):
     async def serve(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """A request, from behind the HTTP parser to before it is written."""
         assert self._router is not None
-        response = await door(_call(method, target, headers, body), self._router)
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        try:
+            response = await door(_call(method, target, headers, body), self._router)
+        finally:
+            self._handlers.discard(handler)
         content = response.body
         return Answer(response.status, content if isinstance(content, bytes) else b"")
 
@@ -160,6 +175,10 @@ class Fleet:
     def serving(self) -> list[str]:
         """The slots whose gateway takes requests."""
         return [name for name, slot in self.slots.items() if slot.gateway is not None]
+
+    def all_serve(self) -> bool:
+        """Whether no gateway is down."""
+        return len(self.serving()) == len(self.slots)
 
     async def serve(
         self,

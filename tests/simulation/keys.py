@@ -35,7 +35,7 @@ class VerifyingKey:
 
     def digest(self, message: bytes) -> bytes:
         """The only signature that verifies."""
-        return hashlib.blake2b(message, key=self._secret, digest_size=32).digest()
+        return hashlib.blake2b(message, key=self._secret, digest_size=64).digest() * 4  # as long as one of RSA 2048
 
     def verify(self, signature: bytes, message: bytes, _padding: Any, _algorithm: Any) -> None:
         """Raises InvalidSignature as an RSA key does."""

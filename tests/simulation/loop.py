@@ -10,9 +10,12 @@ The stock loop and not uvloop, which has no turn in Python that could be replace
 
 import asyncio
 import contextvars
+import gc
 import heapq
 import random
+import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process", default="world")
@@ -190,19 +193,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def end(self) -> None:
         """Let go of all tasks without running anything of them that could still do something."""
         self.ended = True
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # generators that would rather go on
         tasks = [task for task in asyncio.all_tasks(self) if isinstance(task, SimulatedTask)]
         for task in sorted(tasks, key=lambda task: task.serial):
             task._log_destroy_pending = False
             coroutine = task.get_coro()
-            try:
+            with suppress(Exception):  # a `finally` that wanted the loop back
                 coroutine.close()  # type: ignore[union-attr]
-            except Exception:
-                continue  # a `finally` that wanted the loop back
         self._ready.clear()
         self._scheduled.clear()
         self._graveyard.clear()
         self._paused.clear()
         self.close()
+        gc.collect()
+        sys.unraisablehook = hook
 
     def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:
         """As the stock loop; nothing is taken any more once the run has ended."""

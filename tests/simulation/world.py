@@ -101,7 +101,7 @@ class World:
     def _stories(self) -> list[Story]:
         plans = draw_plans(self._chance("plans"), self.swarm.orders, self.swarm.channels, self.swarm.begin_within_s)
         return [
-            Story(plan, self.client, self.platforms, self.history, self._chance(f"story {plan.number}"))
+            Story(plan, self.client, self.platforms, self.history, self.database.tables, self._chance(plan.number))
             for plan in plans
         ]
 
@@ -139,7 +139,7 @@ class World:
         until_s = max([self.healed_s, *expiries]) + SETTLE_S
         while self.loop.time() < until_s:
             await asyncio.sleep(LOOK_EVERY_S)
-            if all(story.done() for story in stories) and self._nothing_is_left():
+            if self.fleet.all_serve() and all(story.done() for story in stories) and self._nothing_is_left():
                 return
 
     def _nothing_is_left(self) -> bool:
