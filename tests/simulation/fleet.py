@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 from unittest import mock
@@ -12,6 +13,7 @@ from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+import gateway.app
 from gateway import probe
 from gateway.api.door import door
 from gateway.api.routing import Call, Router
@@ -21,6 +23,8 @@ from gateway.config.sections import Channels, Checks, Limits, Orders, Security, 
 from gateway.effect_runner import InstalledChannel
 from gateway.metrics import Metrics
 from gateway.stepping import Stepper
+from gateway.storage.apps import Apps
+from gateway.webhooks.delivery import Delivery
 from tests.simulation import keys
 from tests.simulation.history import History
 from tests.simulation.loop import PROCESS, SimulatedLoop
@@ -31,6 +35,8 @@ PUBLIC_URL: Final = "https://pay.test"
 MASTER_KEY: Final = base64.b64encode(bytes(range(32))).decode()
 RESTART_AGAIN_S: Final = 1.0
 STOP_WITHIN_S: Final = 20.0
+CLAIM_EVERY_S: Final = 2.5  # of webhooks: looking in vain every second is a quarter of a run's cost
+WATCH_LOOP_EVERY_S: Final = 60.0  # the figure of a lag that does not exist here
 TRANSPORT_TIMEOUT_S: Final = 5.0
 
 
@@ -82,6 +88,11 @@ class SimulatedGateway(Gateway):
 
     def _webhook_session(self) -> aiohttp.ClientSession:
         return cast(aiohttp.ClientSession, WebhookSession(self._world))
+
+    async def _start_delivery(self, pool: Any, apps: Apps, metrics: Metrics) -> Delivery:
+        delivery = await super()._start_delivery(pool, apps, metrics)
+        delivery._claim_every_s = CLAIM_EVERY_S
+        return delivery
 
     async def _serve(self, router: Router) -> None:
         self._router = router
@@ -197,13 +208,13 @@ class Fleet:
             Silence: no answer.
         """
         slot = self.slots[name]
-        gateway = slot.gateway
-        if gateway is None:
+        serving = slot.gateway
+        if serving is None:
             await asyncio.sleep(0.002)
             raise Silence("connection refused", sent=False)
 
         async def serve() -> Answer:
-            answer = await gateway.serve(method, target, headers, body)
+            answer = await serving.serve(method, target, headers, body)
             seen(answer)
             return answer
 
@@ -231,11 +242,11 @@ class Fleet:
     async def stop(self, name: str, down_s: float) -> None:
         """SIGTERM, and SIGKILL if it takes too long."""
         slot = self.slots[name]
-        gateway, process = slot.gateway, slot.process
-        if gateway is None:
+        serving, process = slot.gateway, slot.process
+        if serving is None:
             return
         slot.gateway = None
-        stopping = self._loop.spawn(process, gateway.stop(), name=f"stop {process}")
+        stopping = self._loop.spawn(process, serving.stop(), name=f"stop {process}")
         await asyncio.wait({stopping}, timeout=STOP_WITHIN_S)
         if stopping.done() and stopping.exception() is not None:
             raise RuntimeError("a gateway did not stop cleanly") from stopping.exception()
@@ -254,20 +265,23 @@ class Fleet:
 
     def armed(self) -> Any:
         """Have the crash points lead here, for a `with` statement."""
-        return mock.patch.multiple(probe, _passes_left={}, _pass=self.on_probe)
+        patches = contextlib.ExitStack()
+        patches.enter_context(mock.patch.multiple(probe, _passes_left={}, _pass=self.on_probe))
+        patches.enter_context(mock.patch.object(gateway.app, "LOOP_LAG_EVERY_S", WATCH_LOOP_EVERY_S))
+        return patches
 
     async def _keep(self, slot: Slot) -> None:
         while True:
             slot.incarnation += 1
             slot.process = f"{slot.name}.{slot.incarnation}"
             slot.died = self._loop.create_future()
-            gateway = SimulatedGateway(self._config, self._around)
-            starting = self._loop.spawn(slot.process, gateway.start(), name=f"start {slot.process}")
+            new = SimulatedGateway(self._config, self._around)
+            starting = self._loop.spawn(slot.process, new.start(), name=f"start {slot.process}")
             await asyncio.wait({starting, slot.died}, return_when=asyncio.FIRST_COMPLETED)
             if not slot.died.done() and starting.exception() is None:
-                slot.gateway = gateway
-                if gateway.metrics is not None:
-                    self.metrics.append(gateway.metrics)
+                slot.gateway = new
+                if new.metrics is not None:
+                    self.metrics.append(new.metrics)
                 await slot.died
                 await asyncio.sleep(slot.down_s)
             elif not slot.died.done():  # it could not start: the database is away

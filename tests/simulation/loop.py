@@ -193,6 +193,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def end(self) -> None:
         """Let go of all tasks without running anything of them that could still do something."""
         self.ended = True
+        self.call_soon = self._take_nothing  # type: ignore[method-assign]
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # generators that would rather go on
         tasks = [task for task in asyncio.all_tasks(self) if isinstance(task, SimulatedTask)]
         for task in sorted(tasks, key=lambda task: task.serial):
@@ -208,11 +209,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         gc.collect()
         sys.unraisablehook = hook
 
-    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:
-        """As the stock loop; nothing is taken any more once the run has ended."""
-        if self.ended:
-            return asyncio.Handle(lambda: None, (), self)
-        return super().call_soon(*args, **options)
+    def _take_nothing(self, *_args: Any, **_options: Any) -> asyncio.Handle:
+        return asyncio.Handle(lambda: None, (), self)
 
 
 def run(main: Coroutine[Any, Any, Any], loop: SimulatedLoop) -> Any:
