@@ -33,6 +33,7 @@ _BY_STATE = {
     "57P03": Meaning.NOT_NOW,  # can't connect now: starting up or recovering
 }
 _BY_CLASS = {
+    "21": Meaning.ROW_REFUSED,  # cardinality violation: two rows of the batch want the same key
     "22": Meaning.ROW_REFUSED,  # data exception
     "23": Meaning.ROW_REFUSED,  # constraint violation
     "42": Meaning.NOT_NOW,  # a right, a table or a column is missing: an operator's mistake

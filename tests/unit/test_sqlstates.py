@@ -17,6 +17,7 @@ def error(sqlstate: str) -> asyncpg.PostgresError:
     [
         ("23505", Meaning.ROW_REFUSED),
         ("23514", Meaning.ROW_REFUSED),
+        ("21000", Meaning.ROW_REFUSED),
         ("22021", Meaning.ROW_REFUSED),
         ("40001", Meaning.TRY_AGAIN),
         ("40P01", Meaning.TRY_AGAIN),

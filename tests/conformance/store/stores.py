@@ -1,0 +1,161 @@
+"""The two stores that must not be told apart: the embedded PostgreSQL, and the one the simulation runs on."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+
+from gateway.config import Config
+from gateway.databases import connector, make_pool
+from tests.integration.lossy_proxy import LossyProxy
+from tests.simulation.database import Database, Faults
+
+Connect = Callable[[], Awaitable[Any]]
+
+
+class Store(Protocol):
+    """What a test needs of a store, beside what the gateway needs of it."""
+
+    pool: Any
+
+    async def connect(self) -> Any:
+        """A session for a committer."""
+
+    async def connect_patiently(self) -> Any:
+        """The same, but it waits for rows as long as it must."""
+
+    def lose_next_reply(self) -> None:
+        """The committers' next statement is carried out; instead of its reply comes the end of the connection."""
+
+    @property
+    def replies_lost(self) -> int:
+        """How often that has happened."""
+
+    def held(self, order_id: str) -> AbstractAsyncContextManager[None]:
+        """While the block runs, somebody else has the order's row locked."""
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        """What is committed, sorted by all columns; moments are called `_ms` and are unix milliseconds."""
+
+
+class Real:
+    """PostgreSQL: committers behind a proxy that can lose replies, everybody else straight."""
+
+    def __init__(self, url: str, proxy: LossyProxy, pool: asyncpg.Pool, other: asyncpg.Connection) -> None:
+        self.pool = pool
+        self._proxy = proxy
+        self._other = other
+        self._connect = connector(Config(), proxy.url)
+        self._straight = connector(Config(), url)
+
+    async def connect(self) -> Any:
+        return await self._connect()
+
+    async def connect_patiently(self) -> Any:
+        connection = await self._straight()
+        await connection.execute("SET lock_timeout = 0")
+        return connection
+
+    def lose_next_reply(self) -> None:
+        self._proxy.lose_next_reply()
+
+    @property
+    def replies_lost(self) -> int:
+        return self._proxy.replies_lost
+
+    @asynccontextmanager
+    async def held(self, order_id: str) -> AsyncIterator[None]:
+        transaction = self._other.transaction()
+        await transaction.start()
+        await self._other.execute("SELECT FROM orders WHERE order_id = $1 FOR UPDATE", order_id)
+        try:
+            yield
+        finally:
+            await transaction.rollback()
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        rows = await self.pool.fetch(f"SELECT * FROM {table}")  # noqa: S608 - a name the test itself wrote
+        return _sorted([dict(map(_moment, row.items())) for row in rows])
+
+
+class Simulated:
+    """The simulation's database, on the loop and the clock of the test."""
+
+    def __init__(self, database: Database, faults: Faults) -> None:
+        self.database = database
+        self.faults = faults
+        self.pool = database.pool()
+        self.replies_lost = 0
+
+    async def connect(self) -> Any:
+        if self.faults.reply_lost:  # the one whose reply was lost is gone
+            self.faults.reply_lost = 0.0
+            self.replies_lost += 1
+        return await self.database.connect()
+
+    async def connect_patiently(self) -> Any:
+        return await self.database.open(None, None)
+
+    def lose_next_reply(self) -> None:
+        self.faults.reply_lost = 1.0
+
+    @asynccontextmanager
+    async def held(self, order_id: str) -> AsyncIterator[None]:
+        with self.database.held(("orders", order_id)):
+            yield
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        rows = getattr(self.database.tables, table).values()
+        return _sorted([dict(map(_in_ms, msgspec.structs.asdict(row).items())) for row in rows])
+
+
+@asynccontextmanager
+async def real(url: str) -> AsyncIterator[Store]:
+    """The embedded PostgreSQL."""
+    other = await asyncpg.connect(url)
+    pool = await make_pool(Config(), url)
+    async with LossyProxy(url) as proxy:
+        yield Real(url, proxy, pool, other)
+    pool.terminate()
+    other.terminate()
+
+
+@asynccontextmanager
+async def simulated(seed: int = 1) -> AsyncIterator[Store]:
+    """The simulated one."""
+    faults = Faults()
+    servers: set[asyncio.Task[None]] = set()
+
+    def spawn(work: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        servers.add(task)
+        task.add_done_callback(servers.discard)
+        return task
+
+    yield Simulated(Database(time.time, random.Random(seed), faults, spawn), faults)
+    for server in servers:
+        server.cancel()
+
+
+def _moment(column: tuple[str, Any]) -> tuple[str, Any]:
+    name, value = column
+    if isinstance(value, datetime):
+        return f"{name}_ms", round(value.timestamp() * 1000)
+    return (f"{name}_ms" if name.endswith("_at") else name), value
+
+
+def _in_ms(column: tuple[str, Any]) -> tuple[str, Any]:
+    name, value = column
+    if name.endswith("_us"):
+        return f"{name.removesuffix('_us')}_ms", None if value is None else round(value / 1000)
+    return name, value
+
+
+def _sorted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted((dict(sorted(row.items())) for row in rows), key=lambda row: str(list(row.values())))
