@@ -1,7 +1,7 @@
 """The flush's one statement over tables in memory: what commit.sql does, section by section.
 
-`SECTIONS` says what becomes of the rows of each section that hangs on an order; births and moves, which decide who
-wins, are functions. A new section is a line in the table, beside its row in tables.py.
+`SECTIONS` says what becomes of the rows of each section that inserts; those that update stand in `UPDATES`; births and
+moves, which decide who wins, are functions. A new section is a line in a table, beside its row in tables.py.
 """
 
 import re
@@ -21,6 +21,7 @@ from tests.simulation.tables import (
     NotificationRow,
     OrderRow,
     PaymentRow,
+    RefundRow,
     SubmissionRow,
     Table,
     Tables,
@@ -133,6 +134,35 @@ def _is_next(tables: Tables, row: Row) -> bool:
 # --- what hangs on an order -----------------------------------------------------------------------------------------
 
 
+def _accepted(work: Work, rows: Sequence[Row], applied: dict[str, None]) -> None:
+    payments = work.tables.payments
+    for row in rows:
+        known = payments.get(row[:3])
+        if row[3] in applied and known is not None and known.kind == "held":
+            payments.update(row[:3], kind="credit")
+
+
+def _settled(work: Work, rows: Sequence[Row], applied: dict[str, None]) -> None:
+    cases = work.tables.cases
+    for order_id, reasons, version, resolution, by, note, resolved_version, at_ms in rows:
+        for case in cases.group("open_of_order", order_id) if order_id in applied else ():
+            if case.reason in reasons.split(" ") and version in (None, case.version):
+                cases.update(
+                    (order_id, case.version),
+                    resolved_at_us=at_ms * 1000,
+                    resolution=resolution,
+                    resolved_by=by,
+                    resolution_note=note,
+                    resolved_version=resolved_version,
+                )
+
+
+UPDATES: dict[str, Callable[[Work, Sequence[Row], dict[str, None]], None]] = {
+    "accepted": _accepted,
+    "settled": _settled,
+}
+
+
 class Section(msgspec.Struct, frozen=True):
     """A section that inserts: into which table, and what a row of it becomes (None: nothing).
 
@@ -167,7 +197,16 @@ SECTIONS: dict[str, Section] = {
         conflict=("state", "credential", "failure_code", "failure_message", "submits", "submitted_at_ms"),
     ),
     "payments": Section("payments", lambda _, row: PaymentRow(*row), contended=3),
-    "cases": Section("cases", lambda _, row: CaseRow(*row)),
+    "refunds": Section(
+        "refunds",
+        lambda _, row: RefundRow(*row[:-1], _us(row[-1])),
+        conflict=(
+            *("state", "channel_refund", "failure_code", "failure_message", "submits", "step", "submitted_at_ms"),
+            *("succeeded_at_ms", "next_check_at_us"),
+        ),
+        contended=1,  # the sweep claims refunds, not their orders
+    ),
+    "cases": Section("cases", lambda _, row: CaseRow(*row[:-1], row[-1] * 1000)),
     "outbox": Section("outbox", _webhook),
     "arrivals": Section(
         "notifications", lambda _, row: NotificationRow(*row), conflict=(), of_applied=False, contended=1
@@ -230,6 +269,8 @@ class Flush(msgspec.Struct, frozen=True):
         applied = _born(work, rows["births"], seen) if "births" in rows else {}
         if "moves" in rows:
             applied |= _moved(work, rows["moves"], seen)
+        for name, update in UPDATES.items():  # first: they see nothing that this very statement inserts
+            update(work, rows.get(name, ()), applied)
         for name in reversed(rows):  # Postgres runs what is left over of a statement last first
             if name in SECTIONS:
                 _fill(work, SECTIONS[name], name, rows[name], applied)

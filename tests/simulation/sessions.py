@@ -60,9 +60,10 @@ class Connection:
         rows = await self.carry(statement_of_loudly(sql), parameters)
         return rows[0][0] if rows else None
 
-    async def execute(self, sql: str, *parameters: Any) -> None:
-        """Carry a statement out. (asyncpg returns its command tag, which nobody reads.)"""
-        await self.carry(statement_of_loudly(sql), parameters)
+    async def execute(self, sql: str, *parameters: Any) -> str:
+        """Carry a statement out; a command tag, of which only the count is Postgres' own."""
+        rows = await self.carry(statement_of_loudly(sql), parameters)
+        return f"DONE {len(rows)}"
 
     async def prepare(self, sql: str) -> "Prepared":
         """Have the server look at a statement: a round trip of its own."""
@@ -186,10 +187,10 @@ class Pool:
         async with self.acquire() as connection:
             return await connection.fetchval(sql, *parameters)
 
-    async def execute(self, sql: str, *parameters: Any) -> None:
+    async def execute(self, sql: str, *parameters: Any) -> str:
         """As of a connection."""
         async with self.acquire() as connection:
-            await connection.execute(sql, *parameters)
+            return await connection.execute(sql, *parameters)
 
     def acquire(self) -> "Acquired":
         """`async with pool.acquire() as connection:`"""

@@ -16,10 +16,11 @@ from asyncpg import exceptions
 from gateway.storage import apps, lane, outbox
 from gateway.storage.queries import query
 from gateway.storage.statement import sections
+from tests.simulation import cases, inbox
 from tests.simulation.flush import flush
 from tests.simulation.locks import Lock
-from tests.simulation.tables import AppRow, AttemptRow, KeyRow, OrderRow, PaymentRow, Tables
-from tests.simulation.wire import Record, encoded, records
+from tests.simulation.tables import AppRow, AttemptRow, KeyRow, OrderRow, PaymentRow, RefundRow, Tables
+from tests.simulation.wire import ROW, Record, encoded, records
 from tests.simulation.work import Seen, Statement, Work
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
@@ -46,6 +47,7 @@ _order = records(
     ),
     *("return_url", "late_payment", "state", "reason", "version", "paid_amount", "refunded_amount", "late", "step"),
     *("created_at_ms", "expires_at_ms", "next_check_at_ms", "paid_at_ms", "closed_at_ms", "attempts", "payments"),
+    "refunds",
 )
 _encode = msgspec.json.Encoder().encode
 
@@ -59,6 +61,9 @@ def _orders_by_id(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Re
 def _order_record(tables: Tables, row: OrderRow) -> Record:
     attempts = sorted(tables.attempts.group("of_order", row.order_id), key=lambda attempt: attempt.number)
     payments = sorted(tables.payments.group("of_order", row.order_id), key=lambda payment: payment.learned_at_ms)
+    refunds = sorted(
+        tables.refunds.group("of_order", row.order_id), key=lambda refund: (refund.started_at_ms, refund.refund_id)
+    )
     return _order(
         (
             *(row.order_id, row.app_id, row.out_order_no, row.amount, row.currency, row.subject, row.buyer, row.items),
@@ -67,6 +72,7 @@ def _order_record(tables: Tables, row: OrderRow) -> Record:
             *(_ms(row.next_check_at_us), row.paid_at_ms, row.closed_at_ms),
             _json([_attempt_json(attempt) for attempt in attempts]),
             _json([_payment_json(payment) for payment in payments]),
+            _json([_refund_json(refund) for refund in refunds]),
         )
     )
 
@@ -100,6 +106,30 @@ def _payment_json(row: PaymentRow) -> dict[str, Any]:
         "success_at_ms": row.success_at_ms,
         "learned_at_ms": row.learned_at_ms,
         "learned_by": row.learned_by,
+    }
+
+
+def _refund_json(row: RefundRow) -> dict[str, Any]:
+    return {
+        "refund_id": row.refund_id,
+        "cause": row.cause,
+        "number": int(row.attempt_id[-2:]),
+        "channel": row.channel,
+        "account": row.account,
+        "transaction": row.channel_transaction,
+        "amount": row.amount,
+        "state": row.state,
+        "started_at_ms": row.started_at_ms,
+        "submitted_at_ms": row.submitted_at_ms,
+        "submits": row.submits,
+        "step": row.step,
+        "next_check_at_ms": _ms(row.next_check_at_us),
+        "out_refund_no": row.out_refund_no,
+        "reason": row.reason,
+        "channel_refund": row.channel_refund,
+        "failure_code": row.failure_code,
+        "failure_message": row.failure_message,
+        "succeeded_at_ms": row.succeeded_at_ms,
     }
 
 
@@ -149,6 +179,39 @@ def _claim_due(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Recor
     return [_claimed_order((row.order_id, row.version)) for row in due[:limit]]
 
 
+_claimed_refunds = records("order_id", "version", "refund_ids")
+
+
+def _claim_due_refunds(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    grace_s, limit, lease_s = parameters
+    refunds, until_us = work.tables.refunds, work.started_us - _seconds(grace_s)
+    due = [
+        row
+        for row in refunds.values()
+        if row.next_check_at_us is not None
+        and row.next_check_at_us <= until_us
+        and not work.held(("refunds", row.refund_id))
+    ]
+    due.sort(key=lambda row: row.next_check_at_us)
+    of_orders: dict[str, list[str]] = {}
+    for row in due[:limit]:
+        refunds.update(row.refund_id, next_check_at_us=work.clock_us() + _seconds(lease_s))
+        of_orders.setdefault(row.order_id, []).append(row.refund_id)
+    orders = work.tables.orders
+    return [_claimed_refunds((one, orders[one].version, ids)) for one, ids in of_orders.items() if one in orders]
+
+
+def _order_of_refund(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    app_id, refund_id = (encoded(each, "text") for each in parameters)
+    row = work.tables.refunds.get(refund_id)
+    return [] if row is None or row.app_id != app_id else [_order_id((row.order_id,))]
+
+
+def _order_of_out_refund_no(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    row = work.tables.refunds.one("refunds_natural_key", tuple(encoded(each, "text") for each in parameters))
+    return [] if row is None else [_order_id((row.order_id,))]
+
+
 def _forget_submissions(work: Work, _parameters: Sequence[Any], _seen: Seen) -> list[Record]:
     submissions, before_us = work.tables.submissions, work.started_us - 60_000_000
     old = [
@@ -156,7 +219,7 @@ def _forget_submissions(work: Work, _parameters: Sequence[Any], _seen: Seen) -> 
     ]
     for key in old[:10_000]:
         submissions.delete(key)
-    return []
+    return [ROW] * len(old[:10_000])
 
 
 # --- the committer's looks ------------------------------------------------------------------------------------------
@@ -226,7 +289,7 @@ def _mark(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
                 next_try_at_us=work.clock_us() + _seconds(next_try_in_s),
                 delivered_at_us=work.clock_us() if state == "delivered" else None,
             )
-    return []
+    return [ROW] * len(marked)
 
 
 def _mark_locks(tables: Tables, parameters: Sequence[Any]) -> list[Lock]:
@@ -258,7 +321,7 @@ def _add_key(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]
     if app_id not in work.tables.apps:
         raise exceptions.ForeignKeyViolationError('insert on table "app_keys" violates a foreign key constraint')
     work.tables.app_keys.insert(KeyRow(encoded(key_hash, "bytea"), app_id, encoded(hint, "text"), work.clock_us()))
-    return []
+    return [ROW]
 
 
 def _by_keys(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
@@ -303,7 +366,7 @@ class Pinned(msgspec.Struct, frozen=True):
 
 
 KNOWN = (
-    Pinned(query("orders_by_id"), "5cb8ac6760d2", Statement("orders_by_id", _orders_by_id)),
+    Pinned(query("orders_by_id"), "d1f94e24221c", Statement("orders_by_id", _orders_by_id)),
     Pinned(query("order_id_of"), "3901a02bcc25", Statement("order_id_of", _order_id_of)),
     Pinned(query("duplicate_of"), "201a3d030d12", Statement("duplicate_of", _duplicate_of)),
     Pinned(query("timeline"), "f60c6eeefad1", Statement("timeline", _timeline)),
@@ -311,6 +374,33 @@ KNOWN = (
     Pinned(
         query("forget_submissions"), "bb77cdda739a", Statement("forget_submissions", _forget_submissions, writes=True)
     ),
+    Pinned(query("claim_due_refunds"), "4c73effcd55c", Statement("claim_due_refunds", _claim_due_refunds, writes=True)),
+    Pinned(query("order_of_refund"), "8ec8ba363158", Statement("order_of_refund", _order_of_refund)),
+    Pinned(
+        query("order_of_out_refund_no"), "d4a02f85e6a8", Statement("order_of_out_refund_no", _order_of_out_refund_no)
+    ),
+    Pinned(query("cases"), "2a9682b661bd", Statement("cases", cases.page)),
+    Pinned(query("case"), "d567313f2c97", Statement("case", cases.one)),
+    Pinned(
+        query("close_orphan"),
+        "0bc6d1c34a7d",
+        Statement("close_orphan", cases.close_orphan, cases.orphan_locks, writes=True),
+    ),
+    Pinned(query("open_cases"), "f38721bdc0c1", Statement("open_cases", cases.count_open)),
+    Pinned(query("park"), "b25b4a124fa8", Statement("park", inbox.park, inbox.park_locks, writes=True)),
+    Pinned(query("claim_parked"), "efcdfa7127a1", Statement("claim_parked", inbox.claim, writes=True)),
+    Pinned(
+        query("postpone_parked"), "a7c4f2276e9d", Statement("postpone_parked", inbox.postpone, inbox.locks, writes=True)
+    ),
+    Pinned(query("unpark"), "660d08bef59e", Statement("unpark", inbox.unpark, inbox.locks, writes=True)),
+    Pinned(query("orphan"), "9b71298165b6", Statement("orphan", inbox.orphan, inbox.orphan_locks, writes=True)),
+    Pinned(query("forget_notifications"), "a1ee0b272bb2", Statement("forget_notifications", inbox.forget, writes=True)),
+    Pinned(
+        query("forget_unverified_notifications"),
+        "ac14cafaf7ca",
+        Statement("forget_unverified_notifications", inbox.forget_unverified, writes=True),
+    ),
+    Pinned(query("forget_orphans"), "4eaf578b357e", Statement("forget_orphans", inbox.forget_orphans, writes=True)),
     Pinned(query("endpoints"), "e6a7af8ecd93", Statement("endpoints", _endpoints)),
     Pinned(query("writable"), "f22d8a7b4b10", Statement("writable", _writable)),
     Pinned(CLOCK, "a3f4a99041c8", Statement("clock", _clock)),
@@ -334,6 +424,9 @@ SECTION_DIGESTS = {
     "moved_events": "ccf1f129c4a2",
     "attempts": "f4a5d34f9a50",
     "payments": "5b23cdb3126d",
+    "accepted": "7fb9c7b49f4d",
+    "refunds": "19447816e7c5",
+    "settled": "b404a7df4511",
     "cases": "dbcd863886bf",
     "outbox": "c54512e07860",
     "arrivals": "cb0826211ef0",

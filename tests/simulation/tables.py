@@ -88,8 +88,24 @@ class RefundRow(msgspec.Struct, frozen=True, gc=False):
     refund_id: str
     app_id: str
     order_id: str
-    out_refund_no: str
+    out_refund_no: str | None
+    cause: str
+    attempt_id: str
+    channel: str
+    account: str
+    channel_transaction: str
     amount: int
+    reason: str
+    state: str
+    channel_refund: str | None
+    failure_code: str | None
+    failure_message: str | None
+    submits: int
+    step: int
+    started_at_ms: int
+    submitted_at_ms: int
+    succeeded_at_ms: int | None
+    next_check_at_us: int | None
 
 
 class EventRow(msgspec.Struct, frozen=True, gc=False):
@@ -111,8 +127,12 @@ class CaseRow(msgspec.Struct, frozen=True, gc=False):
     version: int
     reason: str
     evidence: str | None
-    opened_at_ms: int
-    resolved_at_ms: int | None = None
+    opened_at_us: int
+    resolved_at_us: int | None = None
+    resolution: str | None = None
+    resolved_by: str | None = None
+    resolution_note: str | None = None
+    resolved_version: int | None = None
 
 
 class WebhookRow(msgspec.Struct, frozen=True, gc=False):
@@ -145,6 +165,20 @@ class NotificationRow(msgspec.Struct, frozen=True, gc=False):
     headers: str
     body: bytes
     received_at_ms: int
+
+
+class ParkedRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `parked`."""
+
+    notification_id: int
+    order_id: str
+    channel: str
+    account: str
+    channel_transaction: str
+    said: str
+    next_try_at_us: int | None
+    parked_at_us: int
+    tries: int = 0
 
 
 class SubmissionRow(msgspec.Struct, frozen=True, gc=False):
@@ -214,7 +248,7 @@ SHAPES = (
             "orders_order_id_check": _is(r"^[0-9A-Z]{26}$", "order_id"),
             "orders_amount_check": lambda row: row.amount > 0,
             "orders_currency_check": _is(r"^[A-Z]{3}$", "currency"),
-            "orders_late_payment_check": _among("late_payment", "accept", "hold"),
+            "orders_late_payment": _among("late_payment", "accept", "refund", "hold"),
         },
         grown={
             "orders_state_check": _among("state", "created", "paying", "closing", "paid", "closed", "exception"),
@@ -257,8 +291,21 @@ SHAPES = (
         RefundRow,
         "refunds_pkey",
         attrgetter("refund_id"),
-        checks={"refunds_amount_check": lambda row: row.amount > 0},
-        uniques={"refunds_natural_key": attrgetter("app_id", "out_refund_no")},
+        checks={
+            "refunds_refund_id_check": _is(r"^[0-9A-Z]{32}$", "refund_id"),
+            "refunds_cause_check": _among("cause", "app", "excess", "late", "people"),
+            "refunds_amount_check": lambda row: row.amount > 0,
+            "refunds_cause": lambda row: (row.cause == "app") == (row.out_refund_no is not None),
+        },
+        grown={
+            "refunds_state_check": _among(
+                "state", "submitting", "unknown", "processing", "succeeded", "failed", "abnormal", "reversed"
+            ),
+        },
+        uniques={
+            "refunds_natural_key": lambda row: None if row.out_refund_no is None else (row.app_id, row.out_refund_no)
+        },
+        groups={"of_order": _of_order},
     ),
     Shape(
         "events",
@@ -267,7 +314,13 @@ SHAPES = (
         attrgetter("order_id", "version"),
         groups={"of_order": _of_order},
     ),
-    Shape("cases", CaseRow, "cases_pkey", attrgetter("order_id", "version")),
+    Shape(
+        "cases",
+        CaseRow,
+        "cases_pkey",
+        attrgetter("order_id", "version"),
+        groups={"open_of_order": lambda row: row.order_id if row.resolved_at_us is None else None},
+    ),
     Shape(
         "outbox",
         WebhookRow,
@@ -277,6 +330,13 @@ SHAPES = (
         groups={"owed": lambda row: True if row.state == "owed" else None},
     ),
     Shape("notifications", NotificationRow, "notifications_pkey", attrgetter("notification_id")),
+    Shape(
+        "parked",
+        ParkedRow,
+        "parked_pkey",
+        attrgetter("notification_id"),
+        uniques={"parked_once": attrgetter("channel", "account", "channel_transaction")},
+    ),
     Shape(
         "submissions",
         SubmissionRow,
@@ -409,6 +469,7 @@ class Tables:
     cases: Table
     outbox: Table
     notifications: Table
+    parked: Table
     submissions: Table
     apps: Table
     app_keys: Table

@@ -25,6 +25,9 @@ def records(*names: str) -> Callable[[Sequence[Any]], Record]:
     return type("Record", (Record,), {"__slots__": (), "places": {name: at for at, name in enumerate(names)}})
 
 
+ROW = records()(())  # stands for a row that was written and of which nothing is returned
+
+
 def _text(value: Any) -> str | None:
     if value is None:
         return None
