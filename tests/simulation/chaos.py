@@ -27,7 +27,7 @@ KINDS: Final = (
     *("redis",),
     *("channel down", "channel faults", "notices", "close race"),
     *("endpoint down", "endpoint slow"),
-    *("forged", "tiny bounds"),
+    *("refund faults", "forged", "tiny bounds"),
 )
 ACTIVE_SHARE: Final = 0.35
 ALONE_SHARE: Final = 0.2
@@ -136,6 +136,10 @@ def _draw_platforms(chance: random.Random, kinds: frozenset[str]) -> dict[str, A
     if "notices" in kinds:
         faults |= {"drop": chance.choice((0.1, 0.5, 1.0)), "duplicate": share(), "out_of_order": share()}
         faults |= {"tamper": share(), "delay_s": chance.choice((0.0, 5.0, 30.0))}
+    if "refund faults" in kinds:
+        faults["wechatpay"] = faults.get("wechatpay", {}) | {"refund_closed": share(), "refund_abnormal": share()}
+        faults["alipay"] = faults.get("alipay", {}) | {"refund_unseen": share(), "no_fund_change": share()}
+        faults["unionpay"] = faults.get("unionpay", {}) | {"refund_pending": share(), "refund_failed": share()}
     if "close race" in kinds:
         faults["close_race"] = chance.choice((0.1, 0.5))
     return faults

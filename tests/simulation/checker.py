@@ -4,12 +4,13 @@ The graph of states stands here a second time, on purpose: a checker that asks t
 Times are seconds of the run. T1 to T4 are how long after the healing (or after its cause, if later) something may take.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from channels.simulator.trades import Paid, RefundOpened, RefundSettled, RefundState
+from channels.simulator.trades import AnyEntry, Opened, RefundOpened
+from tests.simulation import money
 from tests.simulation.determinism import EPOCH_S
+from tests.simulation.evidence import Seen, durable_payment, seconds
 from tests.simulation.history import FAIL, HOSTS, OK, SHOP, Told
 
 T1_S: Final = 60.0  # paid at a channel that works, and known here
@@ -32,15 +33,16 @@ STEPS: Final = {
 # --- looked at as it happens ------------------------------------------------------------------------------------------
 
 
-def durable_payment(tables: Any, paid: Paid) -> Any | None:
-    """The row of a platform's transaction, if it is committed."""
-    return tables.payments.get((paid.channel, paid.account, paid.transaction))
-
-
 def answer_fault(tables: Any, told: Told) -> tuple[str, str] | None:
     """What is wrong with a successful answer at the moment it is given: nothing is answered before it is durable."""
     order = told.order
-    if order is None or "order_id" not in order:
+    if told.refund is not None and told.refund["refund_id"] not in tables.refunds:
+        return "S1", f"refund {told.refund['refund_id']} was answered and is not durable"
+    if told.duplicate_of and told.duplicate_of not in tables.orders:
+        return "S3", f"{told.out_order_no} was refused as a duplicate of an order that does not exist"
+    if told.code == "internal_error":
+        return "S1", f"{told.verb} {told.out_order_no} was answered 500"
+    if order is None:
         return None
     event = tables.events.get((order["order_id"], order["version"]))
     if event is None:
@@ -63,38 +65,22 @@ def webhook_fault(tables: Any, url: str, said: dict[str, Any]) -> tuple[str, str
     return None
 
 
+def intent_fault(tables: Any, entry: AnyEntry) -> tuple[str, str] | None:
+    """What is wrong with what a platform was just made to do: no effect without its intent being durable."""
+    match entry:
+        case Opened() if entry.out_trade_no not in tables.attempts:
+            return "S2", f"{entry.out_trade_no} was made payable, and no attempt is durable"
+        case RefundOpened() if entry.refund_no not in tables.refunds and not entry.refund_no.startswith("AUTO"):
+            return "S8", f"{entry.refund_no} was asked for, and no refund is durable"
+    return None
+
+
 def shown(state: str) -> str:
     """As apps see it."""
     return "paying" if state == "closing" else state
 
 
 # --- looked at in the end ---------------------------------------------------------------------------------------------
-
-
-class Seen:
-    """The evidence, sorted for the questions asked of it."""
-
-    def __init__(self, world: Any) -> None:
-        self.world = world
-        self.tables = world.database.tables
-        self.healed_s: float = world.healed_s
-        self.ended_s: float = world.loop.time()
-        self.history = world.history
-        self.book = world.platforms.book
-        self.successes: list[Paid] = self.book.successes()
-        self.creates: dict[tuple[str, str], list[Told]] = defaultdict(list)
-        for told in self.history.told:
-            if told.verb == "create":
-                self.creates[told.app, told.out_order_no].append(told)
-        self.events: dict[str, list[Any]] = defaultdict(list)
-        for event in self.tables.events.values():
-            self.events[event.order_id].append(event)
-        for events in self.events.values():
-            events.sort(key=lambda event: event.version)
-
-
-def _seconds(at_ms: int) -> float:
-    return at_ms / 1000 - EPOCH_S
 
 
 def created_is_kept(seen: Seen) -> Iterator[str]:
@@ -137,66 +123,6 @@ def one_number_one_order(seen: Seen) -> Iterator[str]:
                 yield f"{number} was taken with two bodies"
 
 
-def credited_once(seen: Seen) -> Iterator[str]:
-    """S5: at most one credit an order; its amount is the order's."""
-    credits_of: dict[str, list[Any]] = defaultdict(list)
-    for payment in seen.tables.payments.values():
-        if payment.kind == "credit":
-            credits_of[payment.order_id].append(payment)
-    for order_id, row in seen.tables.orders.items():
-        credited = credits_of.get(order_id, [])
-        if len(credited) > 1:
-            yield f"{row.out_order_no} has {len(credited)} credits"
-        if (row.state == "paid") != bool(credited):
-            yield f"{row.out_order_no} is {row.state} with {len(credited)} credits"
-        if credited and (credited[0].amount != row.amount or row.paid_amount != row.amount):
-            yield f"{row.out_order_no}: {credited[0].amount} was credited for {row.amount}"
-
-
-def all_money_has_a_place(seen: Seen) -> Iterator[str]:
-    """S6: every successful transaction is the credit, or excess that goes back, or held with an open case."""
-    cased = {case.order_id for case in seen.tables.cases.values()}
-    for paid in seen.successes:
-        payment = durable_payment(seen.tables, paid)
-        if payment is None:
-            yield f"{paid.out_trade_no} {paid.transaction} has no place"
-        elif payment.kind != "credit" and payment.order_id not in cased:
-            yield f"{paid.out_trade_no} is {payment.kind}, and nobody is told to look"
-
-
-def money_is_conserved(seen: Seen) -> Iterator[str]:
-    """S7: what channels took less what they gave back is what we say it is."""
-    theirs: Counter[tuple[str, str]] = Counter()
-    ours: Counter[tuple[str, str]] = Counter()
-    for paid in seen.successes:
-        theirs[paid.channel, paid.currency] += paid.amount
-    for payment in seen.tables.payments.values():
-        ours[payment.channel, payment.currency] += payment.amount
-    if theirs != ours:
-        yield f"channels took {dict(theirs)}, we know of {dict(ours)}"
-
-
-def never_more_back_than_paid(seen: Seen) -> Iterator[str]:
-    """S8: refunds never exceed what was paid, at no point; a refund's number moves money once."""
-    paid: Counter[str] = Counter()
-    back: Counter[str] = Counter()
-    for entry in seen.book.entries:
-        if isinstance(entry, Paid):
-            paid[entry.out_trade_no] += entry.amount
-        elif isinstance(entry, RefundOpened):
-            back[entry.out_trade_no] += entry.amount
-            if back[entry.out_trade_no] > paid[entry.out_trade_no]:
-                yield f"{entry.out_trade_no}: more goes back than was paid"
-    moved = Counter(
-        entry.refund_no
-        for entry in seen.book.entries
-        if isinstance(entry, RefundSettled) and entry.state is RefundState.SUCCEEDED
-    )
-    for number, times in moved.items():
-        if times > 1:
-            yield f"refund {number} moved money {times} times"
-
-
 def versions_follow(seen: Seen) -> Iterator[str]:
     """S10: versions grow by one, states move along the graph, and what is final stays."""
     for order_id, row in seen.tables.orders.items():
@@ -209,6 +135,30 @@ def versions_follow(seen: Seen) -> Iterator[str]:
         for before, after in zip(events, events[1:], strict=False):
             if after.state != before.state and after.state not in STEPS[before.state]:
                 yield f"{row.out_order_no} went from {before.state} to {after.state} by {after.type}"
+
+
+def closed_is_the_channels_word(seen: Seen) -> Iterator[str]:
+    """S10: an order that was closed could not be paid any more: whoever pays it has to be let by the channel."""
+    forced = seen.world.platforms.forced
+    closed = {
+        event.order_id: seconds(event.at_ms)
+        for events in seen.events.values()
+        for event in events
+        if event.state == "closed"
+    }
+    for paid in seen.successes:
+        order_id = paid.out_trade_no[:26]
+        if order_id in closed and paid.out_trade_no not in forced:
+            yield f"{paid.out_trade_no} was paid at {paid.at - EPOCH_S:.1f} s, closed at {closed[order_id]:.1f} s"
+
+
+def submitted_once(seen: Seen) -> Iterator[str]:
+    """S3: the same content from the same buyer within the window is one order."""
+    window_ms = seen.world.window_ms
+    for row in seen.tables.orders.values():
+        twin = seen.tables.orders.one("orders_natural_key", (row.app_id, row.out_order_no + "b"))
+        if twin is not None and abs(twin.created_at_ms - row.created_at_ms) < window_ms / 2:
+            yield f"{row.out_order_no} was submitted twice under two numbers, and both exist"
 
 
 def paid_is_seen_for_ever(seen: Seen) -> Iterator[str]:
@@ -255,7 +205,7 @@ def paid_becomes_known(seen: Seen) -> Iterator[str]:
             continue
         row = seen.tables.orders[payment.order_id]
         over = row.late or row.reason == "late_payment" or payment.kind != "credit"
-        late_s = _seconds(payment.learned_at_ms) - since_s
+        late_s = seconds(payment.learned_at_ms) - since_s
         if late_s > (T1_CLOSED_S if over else T1_S):
             yield f"{paid.out_trade_no} became known {late_s:.0f} s after it could"
 
@@ -271,7 +221,7 @@ def known_becomes_told(seen: Seen) -> Iterator[str]:
             continue
         entered = next(event for event in seen.events[order_id] if event.state == row.state)
         heard_s = told.get((order_id, f"order.{row.state}"))
-        since_s = max(_seconds(entered.at_ms), seen.healed_s)
+        since_s = max(seconds(entered.at_ms), seen.healed_s)
         if heard_s is None:
             yield f"{row.out_order_no} is {row.state} since {since_s:.0f} s, and its app does not know"
         elif heard_s - since_s > T2_S:
@@ -284,7 +234,7 @@ def known_becomes_told(seen: Seen) -> Iterator[str]:
 def everything_ends(seen: Seen) -> Iterator[str]:
     """L4: no order stays open long after its expiry; what is due is looked at."""
     for row in seen.tables.orders.values():
-        since_s = max(_seconds(row.expires_at_ms), seen.healed_s)
+        since_s = max(seconds(row.expires_at_ms), seen.healed_s)
         if row.state not in ("paid", "closed", "exception") and seen.ended_s - since_s > T4_S:
             yield f"{row.out_order_no} is {row.state}, {seen.ended_s - since_s:.0f} s after its expiry"
         if row.next_check_at_us is not None:
@@ -296,17 +246,18 @@ def everything_ends(seen: Seen) -> Iterator[str]:
 CHECKS: Final[dict[str, tuple[Callable[[Seen], Iterator[str]], ...]]] = {
     "S1": (created_is_kept,),
     "S2": (no_means_no,),
-    "S3": (one_number_one_order,),
-    "S5": (credited_once,),
-    "S6": (all_money_has_a_place,),
-    "S7": (money_is_conserved,),
-    "S8": (never_more_back_than_paid,),
-    "S10": (versions_follow,),
+    "S3": (one_number_one_order, submitted_once),
+    "S5": (money.credited_once,),
+    "S6": (money.all_money_has_a_place, money.a_credit_stays),
+    "S7": (money.money_is_conserved,),
+    "S8": (money.never_more_back_than_paid, money.a_refund_is_what_was_asked),
+    "S10": (versions_follow, closed_is_the_channels_word),
     "S11": (paid_is_seen_for_ever,),
     "S12": (nothing_is_invented,),
     "S13": (strangers_see_nothing,),
     "L1": (paid_becomes_known,),
     "L2": (known_becomes_told,),
+    "L3": (money.excess_goes_back,),
     "L4": (everything_ends,),
 }
 

@@ -64,6 +64,7 @@ def configuration(limits: Limits, sweep: Sweep) -> Config:
             closing_s=(5.0, 10.0, 20.0, 30.0),
             watch_s=(15.0, 45.0, 90.0),
             exception_s=(30.0,) * 40,
+            refund_s=(5.0, 10.0, 20.0, 30.0),
             not_found_final_s=30.0,
         ),
         sweep=sweep,

@@ -25,6 +25,8 @@ class Told(msgspec.Struct):
     status: int = 0
     code: str = ""
     order: dict[str, Any] | None = None
+    refund: dict[str, Any] | None = None
+    duplicate_of: str = ""
     asked: dict[str, Any] | None = None
     doubled: bool = False
 

@@ -1,5 +1,6 @@
 """The payment platforms of a run: the real simulators behind the simulated network, with a ledger in memory."""
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +49,8 @@ class Platforms(server.Simulator):
 
     def __init__(self, seed: int, platforms: Mapping[str, Any], faults: Mapping[str, Any], post: Any) -> None:
         self.book = MemoryLedger()
+        self.forced: set[str] = set()  # numbers that were paid although they could not be any more
+        self.watch: Any = None  # is shown every entry as it is made
         settings = server.Settings(Path(), seed=seed, payers=Payers(rate=0.0), refund_after_s=2.0)
         super().__init__(settings, platforms, self.book)  # type: ignore[arg-type]
         self.change_faults(faults)
@@ -61,6 +64,11 @@ class Platforms(server.Simulator):
         except Refusal as refusal:
             return refusal.reply
 
+    def _record(self, entry: AnyEntry) -> Trade:
+        if self.watch is not None:
+            self.watch(entry)
+        return super()._record(entry)
+
     def find(self, code: str) -> Trade | None:
         """The trade that a code pays; None once a newer code was handed out."""
         return self.trades.find_code(code)
@@ -68,6 +76,8 @@ class Platforms(server.Simulator):
     async def pay_as_told(self, trade: Trade, *, late: bool = False, amount: int | None = None) -> None:
         """A payer pays; `late`, even what was closed; `amount`, so that the platform states another than was asked."""
         channel, merchant, number = trade.key
+        if not trade.payable(time.time()):
+            self.forced.add(number)
         await self.pay(trade, PayOrder(channel, merchant, number, amount=amount, late=late))
 
 

@@ -14,7 +14,7 @@ from tests.simulation.fleet import Answer, Fleet
 from tests.simulation.history import FAIL, HOSTS, INFO, OK, SHOP, History, Received, Told
 from tests.simulation.network import Exchange, Silence
 
-WAIT_S: Final = {"pay": 12.0, "close": 12.0, "sync": 12.0}
+WAIT_S: Final = {"pay": 12.0, "close": 12.0, "sync": 12.0, "refund": 12.0}
 UNKNOWN_CODES: Final = frozenset({"outcome_unknown", "internal_error"})
 
 
@@ -92,12 +92,15 @@ def _read(told: Told, status: int, body: bytes) -> None:
     told.status = status
     if 200 <= status < 300:
         told.outcome = OK
-        told.order = said.get("order", said) if isinstance(said, dict) else None
+        if "refund_id" in said:
+            told.refund = said
+        elif "out_order_no" in said or "order" in said:
+            told.order = said.get("order", said)
         told.code = msgspec.json.encode(said["payment"]).decode() if said.get("payment") else ""
     else:
         told.code = said.get("code", "")
         told.outcome = INFO if told.code in UNKNOWN_CODES else FAIL
-        told.order = None
+        told.duplicate_of = said.get("order_id", "") if told.code == "duplicate_submission" else ""
 
 
 class Receiver:

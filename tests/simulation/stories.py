@@ -37,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True):
     duplicate: bool = False
     closes_after_s: float | None = None
     stranger: bool = False
+    refunds: tuple[int, ...] = ()  # amounts asked back at once, when it is paid
 
 
 def draw_plans(chance: random.Random, count: int, channels: tuple[str, ...], begin_within_s: float) -> list[Plan]:
@@ -54,13 +55,17 @@ def _draw(chance: random.Random, index: int, channels: tuple[str, ...], begin_wi
         pays_after_s = chance.choice((expires_in_s * 0.9, expires_in_s + 2.0, expires_in_s + 12.0, expires_in_s + 40.0))
     elif roll() < 0.15:
         pays_after_s = None
+    amount = chance.randrange(10, 500_00)
+    refunds: tuple[int, ...] = ()
+    if roll() < 0.4:
+        refunds = chance.choice(((amount,), (amount // 3,), (amount // 2 + 1, amount // 2 + 1), (amount, amount // 2)))
     return Plan(
         number=f"n{index}",
         starts_s=roll() * begin_within_s,
-        amount=chance.randrange(1, 500_00),
+        amount=amount,
         expires_in_s=expires_in_s,
         channels=tuple(chance.sample(channels, 2 if switches else 1)),
-        late_policy=chance.choice(("accept", "hold")),
+        late_policy=chance.choice(("accept", "refund", "hold")),
         buyer=f"buyer {index}" if roll() < 0.4 else None,
         pays_after_s=pays_after_s,
         pays_late=late,
@@ -72,6 +77,7 @@ def _draw(chance: random.Random, index: int, channels: tuple[str, ...], begin_wi
         duplicate=roll() < 0.3,
         closes_after_s=chance.choice((0.2, 3.0, 20.0)) if roll() < 0.15 else None,
         stranger=roll() < 0.2,
+        refunds=refunds,
     )
 
 
@@ -170,6 +176,20 @@ class Story:
             await asyncio.sleep(self._chance.uniform(0.5, 4.0))
         return None
 
+    async def _refund(self, suffix: str, amount: int) -> None:
+        """The same number until there is a definite answer."""
+        body = {"out_refund_no": f"{self._plan.number}{suffix}", "amount": amount, "reason": "returned"}
+        give_up_s = self._now() + GIVE_UP_AFTER_S
+        while self._now() < give_up_s:
+            told = await self._client.ask(
+                "refund", self._plan.number, "POST", f"/v1/orders/{self.order_id}/refunds", body
+            )
+            if told.outcome == OK or told.status in (409, 422):
+                return
+            if self._plan.one_try and told.outcome == FAIL:
+                return
+            await asyncio.sleep(self._chance.uniform(0.2, 3.0))
+
     async def _close(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
         for _ in range(5):
@@ -201,6 +221,7 @@ class Story:
                 return
             if told.state == "paid":
                 await self._read(target)
+                await asyncio.gather(*(self._refund(f"r{n}", amount) for n, amount in enumerate(self._plan.refunds)))
                 return
             await asyncio.sleep(self._chance.choice((1.0, 4.0, 9.0)))
 

@@ -13,14 +13,15 @@ from yarl import URL
 
 import gateway.dedup
 from channels.simulator.platform import Outgoing
-from channels.simulator.trades import Trade
+from channels.simulator.trades import AnyEntry, Trade
 from gateway.metrics import Metrics
 from gateway.sealing import Sealer
 from gateway.storage.apps import Apps
 from tests.simulation import determinism, keys, logs
 from tests.simulation.chaos import Nemesis, Swarm, draw_swarm
-from tests.simulation.checker import check, durable_payment, webhook_fault
+from tests.simulation.checker import check, intent_fault, webhook_fault
 from tests.simulation.database import Database, Faults
+from tests.simulation.evidence import durable_payment
 from tests.simulation.fleet import MASTER_KEY, Answer, Fleet, Surroundings, configuration
 from tests.simulation.forger import Forger
 from tests.simulation.history import HOSTS, OK, SHOP, STRANGER, History
@@ -62,7 +63,9 @@ class World:
         self.network = Network(loop, self._chance("network"), self.swarm.network)
         self.redis = SimulatedRedis(self._chance("redis"), RedisFaults())
         self.platforms = Platforms(seed, keys.make_platforms(seed), self.swarm.platforms, self._post)
+        self.platforms.watch = self._happened
         self.accounts: dict[str, Account] = {}
+        self.window_ms = 5000.0
         self.healed_s = 0.0
 
     def _chance(self, of: str) -> random.Random:
@@ -150,6 +153,8 @@ class World:
             ended = row.state == "exception" or (row.state in ("paid", "closed") and row.next_check_at_us is None)
             if not ended:
                 return False
+        if any(row.state in ("submitting", "unknown", "processing") for row in tables.refunds.values()):
+            return False
         return all(durable_payment(tables, paid) for paid in self.platforms.book.successes())
 
     async def _probe(self, chance: random.Random) -> None:
@@ -190,6 +195,8 @@ class World:
         """S4 and S12, at the instant of the acknowledgement."""
         platform = self.platforms._platforms[trade.made.channel]
         if not platform.acknowledged(answer.status, answer.body):
+            if not variant and answer.status < 500 and trade.paid is not None and not topic:
+                self.history.violated("S4", f"the genuine notification of {trade.key} was refused: {answer.status}")
             return
         if variant == "forged":
             self.history.violated("S12", f"a forged notification of {trade.key} was acknowledged")
@@ -197,6 +204,12 @@ class World:
             self.history.count("notification acknowledged")
             if not durable_payment(self.database.tables, trade.paid):
                 self.history.violated("S4", f"{trade.key} was acknowledged and is not durable")
+
+    def _happened(self, entry: AnyEntry) -> None:
+        """S8 and D4: what a platform is made to do was written down before."""
+        fault = intent_fault(self.database.tables, entry)
+        if fault:
+            self.history.violated(*fault)
 
     def _about_to_tell(self, url: str, _headers: Mapping[str, str], body: bytes) -> None:
         """S9 and S13, before the first byte leaves."""
