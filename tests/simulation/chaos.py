@@ -32,6 +32,7 @@ KINDS: Final = (
 ACTIVE_SHARE: Final = 0.35
 ALONE_SHARE: Final = 0.2
 NONE_SHARE: Final = 0.03
+CRASH_SILENT: Final = 0.8  # of the replies in the moment before the database is away
 CHANNEL_REQUEST_FAULTS: Final = ("error_before", "error_after", "timeout", "rate_limited", "slow")
 LIES: Final = {
     "wechatpay": ("answer_tamper", "answer_unsigned", "answer_probe", "accepted"),
@@ -181,7 +182,7 @@ class Nemesis:
         doings: dict[str, tuple[Callable[[], Awaitable[None]], float]] = {
             "kill": (self._kill, 6.0),
             "pause": (self._pause, 12.0),
-            "stop": (self._stop, 15.0),
+            "stop": (self._stop, 10.0),
             "sessions": (self._kill_sessions, 5.0),
             "read only": (self._read_only, 12.0),
             "database down": (self._database_down, 15.0),
@@ -207,7 +208,7 @@ class Nemesis:
         for faults in (self._database.faults, self._redis):
             for field in msgspec.structs.fields(type(faults)):
                 setattr(faults, field.name, field.default)
-        off = {name: 0.0 for name in CHANNEL_REQUEST_FAULTS}
+        off: dict[str, Any] = dict.fromkeys(CHANNEL_REQUEST_FAULTS, 0.0)
         self._platforms.change_faults(off | {channel: dict.fromkeys(lies, 0.0) for channel, lies in LIES.items()})
 
     async def _again_and_again(self, do: Callable[[], Awaitable[None]], every_s: float) -> None:
@@ -226,6 +227,8 @@ class Nemesis:
         await asyncio.shield(self._fleet.pause(self._slot(), self._chance.choice((0.5, 4.0, 20.0))))
 
     async def _stop(self) -> None:
+        if self._chance.random() < 0.5:
+            self._tasks.append(asyncio.ensure_future(self._replies_are_lost()))
         await asyncio.shield(self._fleet.stop(self._slot(), self._chance.choice((0.1, 2.0))))
 
     async def _kill_sessions(self) -> None:
@@ -233,11 +236,22 @@ class Nemesis:
         self._database.kill_sessions()
 
     async def _read_only(self) -> None:
+        await self._replies_are_lost()
         await self._for_a_while(self._database.faults, "read_only", (1.0, 5.0))
 
     async def _database_down(self) -> None:
+        await self._replies_are_lost()
         self._database.kill_sessions()
         await self._for_a_while(self._database.faults, "down", (0.5, 3.0, 10.0))
+
+    async def _replies_are_lost(self) -> None:
+        """A crash is not heard of at once: what was committed just before it was never answered."""
+        faults = self._database.faults
+        usual, faults.reply_lost = faults.reply_lost, CRASH_SILENT
+        try:
+            await asyncio.sleep(self._chance.choice((0.05, 0.5, 2.0)))
+        finally:
+            faults.reply_lost = usual
 
     async def _redis_down(self) -> None:
         await self._for_a_while(self._redis, "down", (1.0, 10.0))

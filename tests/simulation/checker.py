@@ -5,13 +5,14 @@ Times are seconds of the run. T1 to T4 are how long after the healing (or after 
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Final
 
 from channels.simulator.trades import AnyEntry, Opened, RefundOpened
 from tests.simulation import money
 from tests.simulation.determinism import EPOCH_S
-from tests.simulation.evidence import Seen, durable_payment, seconds
-from tests.simulation.history import FAIL, HOSTS, OK, SHOP, Told
+from tests.simulation.evidence import Seen, durable_payment, nobody_made, seconds
+from tests.simulation.history import HOSTS, OK, SHOP, Told
 
 T1_S: Final = 60.0  # paid at a channel that works, and known here
 T1_CLOSED_S: Final = 150.0  # the same, when the attempt was over: the watch's next rung
@@ -28,6 +29,7 @@ STEPS: Final = {
     "closed": {"paid", "exception"},
     "exception": {"paid", "closed"},
 }
+BY_PEOPLE: Final = {"closing"}
 
 
 # --- looked at as it happens ------------------------------------------------------------------------------------------
@@ -105,11 +107,10 @@ def created_is_kept(seen: Seen) -> Iterator[str]:
 
 
 def no_means_no(seen: Seen) -> Iterator[str]:
-    """S2: create answered with a definite no, so there never is such an order."""
+    """S2: create answered with a definite no, so that request has made no order, then or later."""
     for (app, number), all_told in seen.creates.items():
-        if all(told.outcome == FAIL and not told.doubled for told in all_told):
-            if seen.tables.orders.one("orders_natural_key", (app, number)) is not None:
-                yield f"{number} was refused ({all_told[-1].code}) and exists"
+        if seen.tables.orders.one("orders_natural_key", (app, number)) is not None and nobody_made(all_told):
+            yield f"{number} exists, and all it heard was {[(told.status, told.code) for told in all_told]}"
 
 
 def one_number_one_order(seen: Seen) -> Iterator[str]:
@@ -132,8 +133,9 @@ def versions_follow(seen: Seen) -> Iterator[str]:
             continue
         if events[0].state != "created" or events[-1].state != row.state:
             yield f"{row.out_order_no} is {row.state}, its events end in {events[-1].state}"
-        for before, after in zip(events, events[1:], strict=False):
-            if after.state != before.state and after.state not in STEPS[before.state]:
+        for before, after in pairwise(events):
+            allowed = STEPS[before.state] | (BY_PEOPLE if after.type == "CaseResolved" else set())
+            if after.state != before.state and after.state not in allowed:
                 yield f"{row.out_order_no} went from {before.state} to {after.state} by {after.type}"
 
 
@@ -148,16 +150,18 @@ def closed_is_the_channels_word(seen: Seen) -> Iterator[str]:
     }
     for paid in seen.successes:
         order_id = paid.out_trade_no[:26]
-        if order_id in closed and paid.out_trade_no not in forced:
+        payment = durable_payment(seen.tables, paid)
+        held = payment is not None and payment.kind == "held"  # then people decided
+        if order_id in closed and paid.out_trade_no not in forced and not held:
             yield f"{paid.out_trade_no} was paid at {paid.at - EPOCH_S:.1f} s, closed at {closed[order_id]:.1f} s"
 
 
 def submitted_once(seen: Seen) -> Iterator[str]:
     """S3: the same content from the same buyer within the window is one order."""
-    window_ms = seen.world.window_ms
+    window_s = seen.world.window_s
     for row in seen.tables.orders.values():
         twin = seen.tables.orders.one("orders_natural_key", (row.app_id, row.out_order_no + "b"))
-        if twin is not None and abs(twin.created_at_ms - row.created_at_ms) < window_ms / 2:
+        if twin is not None and abs(seen.born_s[twin.order_id] - seen.born_s[row.order_id]) < window_s:
             yield f"{row.out_order_no} was submitted twice under two numbers, and both exist"
 
 
@@ -165,12 +169,14 @@ def paid_is_seen_for_ever(seen: Seen) -> Iterator[str]:
     """S11: who saw paid never sees anything else later, on any gateway."""
     first: dict[str, float] = {}
     for told in seen.history.told:
-        if told.outcome == OK and told.state == "paid" and told.app == SHOP:
-            first[told.out_order_no] = min(told.ended, first.get(told.out_order_no, told.ended))
+        if told.outcome == OK and told.order and told.state == "paid":
+            order_id = told.order["order_id"]
+            first[order_id] = min(told.ended, first.get(order_id, told.ended))
     for told in seen.history.told:
-        if told.outcome == OK and told.order and told.at > first.get(told.out_order_no, told.at):
-            if told.state != "paid":
-                yield f"{told.out_order_no} was seen paid, then {told.state} by {told.verb} on {told.gateway}"
+        if told.outcome != OK or not told.order or told.state == "paid":
+            continue
+        if told.at > first.get(told.order["order_id"], told.at):
+            yield f"{told.order['out_order_no']} was seen paid, then {told.state} by {told.verb} on {told.gateway}"
 
 
 def nothing_is_invented(seen: Seen) -> Iterator[str]:
@@ -262,10 +268,9 @@ CHECKS: Final[dict[str, tuple[Callable[[Seen], Iterator[str]], ...]]] = {
 }
 
 
-def check(world: Any) -> None:
+def check(seen: Seen) -> None:
     """Judge a run; what is broken goes into its history. S4, S9 and L5 were judged as they happened."""
-    seen = Seen(world)
     for name, checks in CHECKS.items():
         for each in checks:
             for detail in each(seen):
-                world.history.violated(name, detail)
+                seen.history.violated(name, detail)

@@ -63,11 +63,13 @@ _REPLACED: Final[dict[tuple[types.ModuleType, str], Callable[..., Any]]] = {
     (time, "perf_counter"): lambda run: run.loop.time(),
     (secrets, "token_hex"): _token_hex,
     (secrets, "token_bytes"): lambda run, count=32: run.chance.randbytes(count),
-    (secrets, "token_urlsafe"): lambda run, count=32: secrets.base64.urlsafe_b64encode(  # type: ignore[attr-defined]
-        run.chance.randbytes(count)
-    )
-    .rstrip(b"=")
-    .decode(),
+    (secrets, "token_urlsafe"): lambda run, count=32: (
+        secrets.base64.urlsafe_b64encode(  # type: ignore[attr-defined]
+            run.chance.randbytes(count)
+        )
+        .rstrip(b"=")
+        .decode()
+    ),
     (secrets, "randbits"): lambda run, bits: run.chance.getrandbits(bits),
     (secrets, "randbelow"): lambda run, bound: run.chance.randrange(bound),
     (os, "urandom"): lambda run, count: run.chance.randbytes(count),

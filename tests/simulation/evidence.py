@@ -5,7 +5,7 @@ from typing import Any
 
 from channels.simulator.trades import Paid
 from tests.simulation.determinism import EPOCH_S
-from tests.simulation.history import Told
+from tests.simulation.history import INFO, Told
 
 
 def durable_payment(tables: Any, paid: Paid) -> Any | None:
@@ -16,6 +16,14 @@ def durable_payment(tables: Any, paid: Paid) -> Any | None:
 def seconds(at_ms: int) -> float:
     """A moment of the wall clock as seconds of the run."""
     return at_ms / 1000 - EPOCH_S
+
+
+def nobody_made(all_told: list[Told]) -> bool:
+    """Whether none of these requests about something that exists can have made it but one that was told no.
+
+    Who makes something hears 201 (or 202), who finds it 200. Who heard nothing, or was doubled, may have made it.
+    """
+    return not any(told.status in (201, 202) or told.outcome == INFO or told.doubled for told in all_told)
 
 
 class Seen:
@@ -36,5 +44,6 @@ class Seen:
         self.events: dict[str, list[Any]] = defaultdict(list)
         for event in self.tables.events.values():
             self.events[event.order_id].append(event)
+        self.born_s = {each.order_id: each.at_s for each in world.database.commits if each.version == 1}
         for events in self.events.values():
             events.sort(key=lambda event: event.version)

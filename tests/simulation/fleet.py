@@ -14,6 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 import gateway.app
+import gateway.inbox
+import gateway.storage.cases
 from gateway import probe
 from gateway.api.door import door
 from gateway.api.routing import Call, Router
@@ -36,6 +38,7 @@ MASTER_KEY: Final = base64.b64encode(bytes(range(32))).decode()
 RESTART_AGAIN_S: Final = 1.0
 STOP_WITHIN_S: Final = 20.0
 CLAIM_EVERY_S: Final = 2.5  # of webhooks: looking in vain every second is a quarter of a run's cost
+LOOK_EVERY_S: Final = 5.0  # of parked notifications
 WATCH_LOOP_EVERY_S: Final = 60.0  # the figure of a lag that does not exist here
 TRANSPORT_TIMEOUT_S: Final = 5.0
 
@@ -269,6 +272,8 @@ class Fleet:
         patches = contextlib.ExitStack()
         patches.enter_context(mock.patch.multiple(probe, _passes_left={}, _pass=self.on_probe))
         patches.enter_context(mock.patch.object(gateway.app, "LOOP_LAG_EVERY_S", WATCH_LOOP_EVERY_S))
+        patches.enter_context(mock.patch.object(gateway.inbox, "LOOK_EVERY_S", LOOK_EVERY_S))
+        patches.enter_context(mock.patch.object(gateway.storage.cases, "COUNT_EVERY_S", WATCH_LOOP_EVERY_S))
         return patches
 
     async def _keep(self, slot: Slot) -> None:
@@ -380,4 +385,3 @@ class _Post:
 
     async def __aexit__(self, *_: object) -> None:
         return None
-

@@ -24,13 +24,13 @@ class Forger:
     async def forge(self) -> None:
         """Now and then, for as long as it is let."""
         while True:
-            await asyncio.sleep(self._chance.uniform(0.5, 6.0))
+            await asyncio.sleep(self._chance.uniform(1.0, 15.0))
             trades = self._platforms.trades.all()
             if trades:
                 await self._attack(self._chance.choice(trades))
 
     async def _attack(self, trade: Trade) -> None:
-        others = [other for other in self._platforms.trades.all(trade.made.channel) if other.paid and other is not trade]
+        others = [each for each in self._platforms.trades.all(trade.made.channel) if each.paid and each is not trade]
         if others and self._chance.random() < 0.5:
             await self._misdirect(self._chance.choice(others), trade)
             return

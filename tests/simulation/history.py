@@ -28,6 +28,7 @@ class Told(msgspec.Struct):
     refund: dict[str, Any] | None = None
     duplicate_of: str = ""
     asked: dict[str, Any] | None = None
+    said: Any = {}
     doubled: bool = False
 
     @property

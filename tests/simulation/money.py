@@ -2,12 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Final
 
 from channels.simulator.trades import Paid, RefundOpened, RefundSettled, RefundState
 from tests.simulation.determinism import EPOCH_S
-from tests.simulation.evidence import Seen, durable_payment, seconds
-from tests.simulation.history import FAIL, OK, SHOP
+from tests.simulation.evidence import Seen, durable_payment, nobody_made, seconds
+from tests.simulation.history import OK, SHOP, Told
 
 T3_S: Final = 120.0  # money that must not be kept, and its way back
 BY_ITSELF: Final = "AUTO"  # how the refunds begin that a platform makes unasked
@@ -37,10 +38,8 @@ def all_money_has_a_place(seen: Seen) -> Iterator[str]:
         payment = durable_payment(seen.tables, paid)
         if payment is None:
             yield f"{paid.out_trade_no} {paid.transaction} has no place"
-        elif payment.kind == "held" and payment.order_id not in open_cases:
-            yield f"{paid.out_trade_no} is held, and nobody is told to look"
-        elif payment.kind == "excess" and back[paid.out_trade_no] != paid.amount and payment.order_id not in open_cases:
-            yield f"{paid.out_trade_no} is excess, and {back[paid.out_trade_no]} of {paid.amount} went back"
+        elif payment.kind != "credit" and back[paid.out_trade_no] != paid.amount and payment.order_id not in open_cases:
+            yield f"{paid.out_trade_no} is {payment.kind}, and {back[paid.out_trade_no]} of {paid.amount} went back"
 
 
 def a_credit_stays(seen: Seen) -> Iterator[str]:
@@ -52,7 +51,7 @@ def a_credit_stays(seen: Seen) -> Iterator[str]:
             yield f"{entry.out_trade_no} is a credit and went back unasked"
     for order_id, row in seen.tables.orders.items():
         states = [event.state for event in seen.events[order_id]]
-        if row.late_payment != "accept" and ("closed", "paid") in zip(states, states[1:], strict=False):
+        if row.late_payment != "accept" and ("closed", "paid") in pairwise(states):
             yield f"{row.out_order_no} wants no late money ({row.late_payment}) and was credited"
 
 
@@ -99,21 +98,18 @@ def never_more_back_than_paid(seen: Seen) -> Iterator[str]:
 def a_refund_is_what_was_asked(seen: Seen) -> Iterator[str]:
     """S8: what the app heard of a refund is true: a yes moves that amount, a definite no moves nothing."""
     rows = {row.out_refund_no: row for row in seen.tables.refunds.values() if row.out_refund_no}
-    asked: dict[str, list[Any]] = defaultdict(list)
+    asked: dict[str, list[Told]] = defaultdict(list)
     for told in seen.history.told:
         if told.verb == "refund" and told.app == SHOP and told.asked:
             asked[told.asked["out_refund_no"]].append(told)
     for number, all_told in asked.items():
         row = rows.get(number)
-        if any(told.outcome == OK for told in all_told):
-            if row is None or row.amount != all_told[0].asked["amount"]:
+        for told in all_told:
+            if told.outcome == OK and told.asked and (row is None or row.amount != told.asked["amount"]):
                 yield f"refund {number} was taken, and is not there"
-        elif row is not None and all(_is_no(told) for told in all_told):
-            yield f"refund {number} was refused ({all_told[-1].code}), and exists"
-
-
-def _is_no(told: Any) -> bool:
-    return bool(told.outcome == FAIL and not told.doubled and told.code != "refund_refused")
+        refused = any(told.code == "refund_refused" for told in all_told)  # by its channel: it was made before
+        if row is not None and not refused and nobody_made(all_told):
+            yield f"refund {number} exists, and all it heard was {[(told.status, told.code) for told in all_told]}"
 
 
 def excess_goes_back(seen: Seen) -> Iterator[str]:
@@ -142,7 +138,7 @@ def _moved_back(seen: Seen) -> Counter[str]:
     opened = {entry.refund_no: entry for entry in seen.book.entries if isinstance(entry, RefundOpened)}
     moved: Counter[str] = Counter()
     for entry in seen.book.entries:
-        if isinstance(entry, RefundSettled) and entry.state is RefundState.SUCCEEDED:
-            if not entry.refund_no.startswith(BY_ITSELF):
-                moved[entry.out_trade_no] += opened[entry.refund_no].amount
+        succeeded = isinstance(entry, RefundSettled) and entry.state is RefundState.SUCCEEDED
+        if succeeded and not entry.refund_no.startswith(BY_ITSELF):
+            moved[entry.out_trade_no] += opened[entry.refund_no].amount
     return moved

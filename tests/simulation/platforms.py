@@ -10,7 +10,7 @@ from channels.errors import NoAnswer
 from channels.simulator import server
 from channels.simulator.delivery import Delivery
 from channels.simulator.payers import Payers
-from channels.simulator.platform import Incoming, Outgoing, PayOrder, Refusal, Reply
+from channels.simulator.platform import Incoming, PayOrder, Refusal, Reply
 from channels.simulator.trades import AnyEntry, Paid, Trade
 from gateway.transport import Transport
 from tests.simulation.network import Network, Silence
@@ -93,11 +93,7 @@ class Notifications(Delivery):
         message = platform.notice(trade, topic, variant, self._faults[trade.made.channel], moment)
         if message is None:
             return 0, b""
-        return await self.send(message, trade, topic, variant, platform.answer_within_s)
-
-    async def send(self, message: Outgoing, trade: Trade, topic: str, variant: str, within_s: float) -> tuple[int, bytes]:
-        """Over the wire."""
-        status, body = await self.post(message, trade, topic, variant, within_s)
+        status, body = await self.post(message, trade, topic, variant, platform.answer_within_s)
         return int(status), bytes(body)
 
 
@@ -131,4 +127,3 @@ class SimulatedTransport(Transport):
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {"host": "platforms.test", **{name.lower(): value for name, value in headers.items()}}
-

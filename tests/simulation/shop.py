@@ -89,7 +89,7 @@ class Client:
 
 def _read(told: Told, status: int, body: bytes) -> None:
     said = msgspec.json.decode(body) if body else {}
-    told.status = status
+    told.status, told.said = status, said
     if 200 <= status < 300:
         told.outcome = OK
         if "refund_id" in said:

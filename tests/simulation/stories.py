@@ -14,6 +14,8 @@ from tests.simulation.shop import Client
 
 METHODS: Final = {"wechatpay": "native", "alipay": "qr", "unionpay": "qr"}
 GIVE_UP_AFTER_S: Final = 60.0
+SHARED: Final = "refund-of-many"
+LONG_S: Final = 400
 WATCHED_S: Final = 60.0  # shorter than the gateways' watch after closing
 
 
@@ -37,23 +39,29 @@ class Plan(msgspec.Struct, frozen=True):
     duplicate: bool = False
     closes_after_s: float | None = None
     stranger: bool = False
+    silent: bool = False  # nobody looks at the order again: reading it would have its channel asked
+    shares_refund_number: bool = False  # with other orders: a mistake of the app's
     refunds: tuple[int, ...] = ()  # amounts asked back at once, when it is paid
 
 
 def draw_plans(chance: random.Random, count: int, channels: tuple[str, ...], begin_within_s: float) -> list[Plan]:
     """The orders of a run."""
-    return [_draw(chance, index, channels, begin_within_s) for index in range(count)]
+    mistaken_share = chance.choice((0.0, 0.0, 0.1, 0.8))
+    return [_draw(chance, index, channels, begin_within_s, mistaken_share) for index in range(count)]
 
 
-def _draw(chance: random.Random, index: int, channels: tuple[str, ...], begin_within_s: float) -> Plan:
+def _draw(
+    chance: random.Random, index: int, channels: tuple[str, ...], begin_within_s: float, mistaken_share: float
+) -> Plan:
     roll = chance.random
-    expires_in_s = chance.choice((30, 60, 90))
     switches = len(channels) > 1 and roll() < 0.35
-    pays_after_s: float | None = chance.choice((0.0, 0.5, 2.0, 5.0, 15.0, expires_in_s - 4.0))
-    late = roll() < 0.15
+    late, never = roll() < 0.15, roll() < 0.12
+    # Who is known to pay has time, so that only asking finds it out early.
+    expires_in_s = chance.choice((30, 60, 90) if late or never else (30, 60, 90, LONG_S, LONG_S))
+    pays_after_s: float | None = chance.choice((0.0, 0.5, 2.0, 5.0, 15.0, min(expires_in_s, 60) - 4.0))
     if late:
         pays_after_s = chance.choice((expires_in_s * 0.9, expires_in_s + 2.0, expires_in_s + 12.0, expires_in_s + 40.0))
-    elif roll() < 0.15:
+    elif never:
         pays_after_s = None
     amount = chance.randrange(10, 500_00)
     refunds: tuple[int, ...] = ()
@@ -77,6 +85,8 @@ def _draw(chance: random.Random, index: int, channels: tuple[str, ...], begin_wi
         duplicate=roll() < 0.3,
         closes_after_s=chance.choice((0.2, 3.0, 20.0)) if roll() < 0.15 else None,
         stranger=roll() < 0.2,
+        silent=roll() < 0.35,
+        shares_refund_number=roll() < mistaken_share,
         refunds=refunds,
     )
 
@@ -114,7 +124,8 @@ class Story:
             second = await self._pay(plan.channels[1])
             if second is not None:
                 payers.append(self._spawn(self._payer(second, first=False)))
-        await self._watch()
+        if not plan.silent:
+            await self._watch()
         await asyncio.gather(*side, *payers)
 
     # --- the app ------------------------------------------------------------------------------------------------------
@@ -163,9 +174,7 @@ class Story:
         body = {"channel": channel, "method": METHODS[channel]}
         give_up_s = self._now() + GIVE_UP_AFTER_S
         while self._now() < give_up_s:
-            told = await self._client.ask(
-                "pay", self._plan.number, "POST", f"/v1/orders/{self.order_id}/pay", body
-            )
+            told = await self._client.ask("pay", self._plan.number, "POST", f"/v1/orders/{self.order_id}/pay", body)
             if told.status == 200 and told.code:
                 credential = msgspec.json.decode(told.code)["credential"]
                 return str(credential["value"]) if credential else None
@@ -178,7 +187,8 @@ class Story:
 
     async def _refund(self, suffix: str, amount: int) -> None:
         """The same number until there is a definite answer."""
-        body = {"out_refund_no": f"{self._plan.number}{suffix}", "amount": amount, "reason": "returned"}
+        number = SHARED if self._plan.shares_refund_number else f"{self._plan.number}{suffix}"
+        body = {"out_refund_no": number, "amount": amount, "reason": "returned"}
         give_up_s = self._now() + GIVE_UP_AFTER_S
         while self._now() < give_up_s:
             told = await self._client.ask(
@@ -220,7 +230,8 @@ class Story:
             if told.state in ("closed", "exception"):
                 return
             if told.state == "paid":
-                await self._read(target)
+                for gateway in ("east", "west"):
+                    await self._client.ask("read", self._plan.number, "GET", target, gateway=gateway)
                 await asyncio.gather(*(self._refund(f"r{n}", amount) for n, amount in enumerate(self._plan.refunds)))
                 return
             await asyncio.sleep(self._chance.choice((1.0, 4.0, 9.0)))
@@ -252,9 +263,7 @@ class Story:
         process = f"{PLATFORMS}:{trade.made.channel}"
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        await loop.spawn(
-            process, self._platforms.pay_as_told(trade, late=plan.pays_late, amount=plan.pays_amount)
-        )
+        await loop.spawn(process, self._platforms.pay_as_told(trade, late=plan.pays_late, amount=plan.pays_amount))
 
     def _nobody_watches(self) -> bool:
         """Whether the order was closed so long ago that only the channel's statement would tell."""

@@ -1,8 +1,7 @@
-"""One run: everything there is, set up from a seed, driven through chaos, healed, waited for, and handed to the checker."""
+"""One run: everything there is, set up from a seed, driven through chaos, healed, waited for, and judged."""
 
 import asyncio
 import base64
-import gc
 import random
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,11 +16,12 @@ from channels.simulator.trades import AnyEntry, Trade
 from gateway.metrics import Metrics
 from gateway.sealing import Sealer
 from gateway.storage.apps import Apps
-from tests.simulation import determinism, keys, logs
+from tests.simulation import determinism, keys, logs, sometimes
 from tests.simulation.chaos import Nemesis, Swarm, draw_swarm
 from tests.simulation.checker import check, intent_fault, webhook_fault
+from tests.simulation.clerk import Clerk
 from tests.simulation.database import Database, Faults
-from tests.simulation.evidence import durable_payment
+from tests.simulation.evidence import Seen, durable_payment
 from tests.simulation.fleet import MASTER_KEY, Answer, Fleet, Surroundings, configuration
 from tests.simulation.forger import Forger
 from tests.simulation.history import HOSTS, OK, SHOP, STRANGER, History
@@ -34,6 +34,7 @@ from tests.simulation.stories import Story, draw_plans
 
 SETTLE_S: Final = 240.0  # after the healing or the last expiry, whichever is later
 LOOK_EVERY_S: Final = 5.0
+CLERK_SHARE: Final = 0.5  # of runs in which people settle cases
 PROBES: Final = 3  # requests to each gateway at the end
 
 
@@ -47,6 +48,7 @@ class Result(msgspec.Struct):
     simulated_s: float
     kills: int
     counts: dict[str, int]
+    cpu_s: float = 0.0
 
 
 class World:
@@ -65,7 +67,8 @@ class World:
         self.platforms = Platforms(seed, keys.make_platforms(seed), self.swarm.platforms, self._post)
         self.platforms.watch = self._happened
         self.accounts: dict[str, Account] = {}
-        self.window_ms = 5000.0
+        self.window_s = 5.0  # within which the same content is a duplicate
+        self.acknowledged: set[tuple[str, str, str]] = set()
         self.healed_s = 0.0
 
     def _chance(self, of: str) -> random.Random:
@@ -84,18 +87,19 @@ class World:
         around = Surroundings(self.loop, self.database, self.network, self.platforms, history, self.receiver)
         self.fleet = Fleet(configuration(self.swarm.limits, self.swarm.sweep), around)
         self.client = Client(self.fleet, history, self._chance("client"), self.accounts, self.database.tables)
-        with mock.patch.object(gateway.dedup, "_client", self.redis.client), self.fleet.armed():
+        redis = mock.patch.object(gateway.dedup, "_client", self.redis.client)
+        with redis, self.fleet.armed(), sometimes.listening(history):
             self.fleet.start()
             stories = [self.loop.spawn("shop", story.live()) for story in self._stories()]
             nemesis = self._nemesis()
             nemesis.start()
-            forger = self._forge()
+            others = [*self._forge(), *self._clerk()]
             await asyncio.sleep(self.swarm.chaos_s)
             await nemesis.heal()
-            if forger is not None:
-                forger.cancel()
             self.healed_s = self.loop.time()
             await self._settle(stories)
+            for other in others:
+                other.cancel()
             await self._probe(chance)
         for story in stories:
             if story.done():
@@ -121,12 +125,18 @@ class World:
             self.history,
         )
 
-    def _forge(self) -> "asyncio.Task[Any] | None":
+    def _clerk(self) -> "list[asyncio.Task[Any]]":
+        chance = self._chance("clerk")
+        if chance.random() < CLERK_SHARE:
+            return [self.loop.spawn("shop", Clerk(self.client, chance).work())]
+        return []
+
+    def _forge(self) -> "list[asyncio.Task[Any]]":
         if "forged" not in self.swarm.kinds:
-            return None
+            return []
         impostors = keys.make_platforms(self.seed, "impostor")
         forger = Forger(self.platforms, impostors, self._chance("forger"), self._post)
-        return self.loop.spawn("forger", forger.forge())
+        return [self.loop.spawn("forger", forger.forge())]
 
     async def _make_apps(self) -> None:
         apps = Apps(self.database.pool(), Sealer(base64.b64decode(MASTER_KEY)))
@@ -194,14 +204,20 @@ class World:
     def _saw_answer(self, answer: Answer, trade: Trade, topic: str, variant: str) -> None:
         """S4 and S12, at the instant of the acknowledgement."""
         platform = self.platforms._platforms[trade.made.channel]
+        if variant == "forged":
+            self.history.count("forged")
         if not platform.acknowledged(answer.status, answer.body):
+            if answer.status == 503:
+                self.history.count("notification deferred")
             if not variant and answer.status < 500 and trade.paid is not None and not topic:
                 self.history.violated("S4", f"the genuine notification of {trade.key} was refused: {answer.status}")
             return
         if variant == "forged":
             self.history.violated("S12", f"a forged notification of {trade.key} was acknowledged")
         elif not topic and not variant and trade.paid is not None:
-            self.history.count("notification acknowledged")
+            again = trade.key in self.acknowledged
+            self.acknowledged.add(trade.key)
+            self.history.count("notification again" if again else "notification acknowledged")
             if not durable_payment(self.database.tables, trade.paid):
                 self.history.violated("S4", f"{trade.key} was acknowledged and is not durable")
 
@@ -231,7 +247,9 @@ def simulate(seed: int) -> Result:
             world.history.violated("run", f"{type(error).__name__}: {error}")
         for finding in loop.findings:
             world.history.violated("unhandled", finding)
-        check(world)
+        seen = Seen(world)
+        check(seen)
+        sometimes.count_in_the_end(seen)
     violations = world.history.violations
     counts = dict(world.history.counts)
     for metrics in world.fleet.metrics if hasattr(world, "fleet") else ():
@@ -248,8 +266,3 @@ def _count(counts: dict[str, int], metrics: Metrics) -> None:
     for name, counter in (("unknown outcome", metrics.commit_unknown), ("cas lost", metrics.cas_conflicts)):
         counts[name] = counts.get(name, 0) + int(counter._value.get())
     counts["swept"] = counts.get("swept", 0) + int(metrics.swept._value.get())
-
-
-def collect() -> None:
-    """Let go of a run's garbage; runs are made of cycles."""
-    gc.collect()
