@@ -108,7 +108,7 @@ def _draw_network(chance: random.Random, kinds: frozenset[str]) -> Rates:
 
 
 def _draw_database(chance: random.Random, kinds: frozenset[str]) -> dict[str, float]:
-    rates: dict[str, float] = {}
+    rates: dict[str, float] = {"latency_s": chance.choice((0.0, 0.003, 0.03, 0.2))}
     if "statements lost" in kinds:
         rates["request_lost"] = chance.choice((0.0, 0.01, 0.05))
         rates["reply_lost"] = chance.choice((0.01, 0.05, 0.15))

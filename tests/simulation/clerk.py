@@ -16,7 +16,8 @@ CHOICES: Final = {
     "refund_unknown": ("retry",),
     "unknown_outcome": ("retry",),
 }
-TRIES_MAX: Final = 3  # of one case; some can only be helped at the platform
+TRIES_MAX: Final = 2  # of one order; some can only be helped at the platform
+WORKS_S: Final = 150.0  # into the run; what is set going then has time to end
 
 
 class Clerk:
@@ -28,8 +29,8 @@ class Clerk:
         self._tries: dict[str, int] = {}
 
     async def work(self) -> None:
-        """For as long as it is let."""
-        while True:
+        """From the beginning until it is time to go home."""
+        while asyncio.get_running_loop().time() < WORKS_S:
             await asyncio.sleep(self._chance.uniform(5.0, 20.0))
             told = await self._client.ask("cases", "", "GET", "/v1/cases")
             if told.outcome == OK:
@@ -37,12 +38,12 @@ class Clerk:
                     await self._settle(case)
 
     async def _settle(self, case: dict[str, Any]) -> None:
-        case_id, reason = case["case_id"], case["reason"]
-        if reason not in CHOICES or self._tries.get(case_id, 0) >= TRIES_MAX or self._chance.random() < 0.3:
+        case_id, order_id, reason = case["case_id"], case["order_id"], case["reason"]
+        if reason not in CHOICES or self._tries.get(order_id, 0) >= TRIES_MAX or self._chance.random() < 0.3:
             return
         seen = await self._client.ask("case", "", "GET", f"/v1/cases/{case_id}")
         possible = [action for action in CHOICES[reason] if action in (seen.said.get("actions") or ())]
         if possible:
-            self._tries[case_id] = self._tries.get(case_id, 0) + 1
+            self._tries[order_id] = self._tries.get(order_id, 0) + 1
             body = {"action": self._chance.choice(possible), "by": "clerk", "note": "as the payer was told"}
             await self._client.ask("resolve", "", "POST", f"/v1/cases/{case_id}/resolve", body)
