@@ -138,7 +138,7 @@ class Gateway:
         tell = Tell(registry.ask, clock)
         inbox = Inbox(Notifications(pool), tell, clock, config.notifications, metrics)
         self._stack.push_async_callback(inbox.stop)
-        sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
+        sweep = Sweep(pool, config.sweep, registry.ask, runner.room, metrics)
         self._stack.push_async_callback(keys.stop)
         self._stack.push_async_callback(sweep.stop)
         self._health = HealthApi(pool, dedup, metrics, partial(_gauge, metrics, registry, group_commit))
