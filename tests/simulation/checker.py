@@ -212,6 +212,8 @@ def paid_becomes_known(seen: Seen) -> Iterator[str]:
         row = seen.tables.orders[payment.order_id]
         over = row.late or row.reason == "late_payment" or payment.kind != "credit"
         late_s = seconds(payment.learned_at_ms) - since_s
+        if paid.out_trade_no in seen.world.platforms.forced:
+            continue  # against its channel's own word: found by the watch, which begins when the order ends
         if late_s > (T1_CLOSED_S if over else T1_S):
             yield f"{paid.out_trade_no} became known {late_s:.0f} s after it could"
 

@@ -27,6 +27,7 @@ from tests.simulation.forger import Forger
 from tests.simulation.history import HOSTS, OK, SHOP, STRANGER, History
 from tests.simulation.loop import SimulatedLoop, run
 from tests.simulation.network import Network, Silence
+from tests.simulation.nightly_job import NightlyJob
 from tests.simulation.platforms import Platforms
 from tests.simulation.redis import RedisFaults, SimulatedRedis
 from tests.simulation.shop import Account, Client, Receiver
@@ -34,6 +35,7 @@ from tests.simulation.stories import Story, draw_plans
 
 SETTLE_S: Final = 240.0  # after the healing or the last expiry, whichever is later
 LOOK_EVERY_S: Final = 5.0
+JOB_SHARE: Final = 0.3  # of runs in which the shop's job has its bug
 CLERK_SHARE: Final = 0.5  # of runs in which people settle cases
 PROBES: Final = 3  # requests to each gateway at the end
 
@@ -93,7 +95,7 @@ class World:
             stories = [self.loop.spawn("shop", story.live()) for story in self._stories()]
             nemesis = self._nemesis()
             nemesis.start()
-            others = [*self._forge(), *self._clerk()]
+            others = [*self._forge(), *self._clerk(), *self._job()]
             await asyncio.sleep(self.swarm.chaos_s)
             await nemesis.heal()
             self.healed_s = self.loop.time()
@@ -130,6 +132,13 @@ class World:
         if chance.random() < CLERK_SHARE:
             return [self.loop.spawn("shop", Clerk(self.client, chance).work())]
         return []
+
+    def _job(self) -> "list[asyncio.Task[Any]]":
+        chance = self._chance("job")
+        if chance.random() >= JOB_SHARE:
+            return []
+        job = NightlyJob(self.client, self.history, chance, self.swarm.chaos_s * chance.uniform(0.5, 1.2))
+        return [self.loop.spawn("shop", job.work())]
 
     def _forge(self) -> "list[asyncio.Task[Any]]":
         if "forged" not in self.swarm.kinds:
