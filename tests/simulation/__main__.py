@@ -25,9 +25,10 @@ def main() -> int:
     else:
         first = options.seed or 0
         wanted = range(first, first + (options.seeds or 0))
-    runs = batch.seeds(wanted, jobs, _tell_failed)
+    runs = batch.seeds(wanted, jobs, _tell_digest if options.digests else _tell_failed, options.plant)
     found = batch.mutants(sorted(MUTANTS), jobs, _tell_found) if options.mutants else []
-    _report(runs, found, time.monotonic() - began_s, whole=len(wanted) >= batch.VOID_BELOW)
+    if not options.digests:
+        _report(runs, found, time.monotonic() - began_s, whole=len(wanted) >= batch.VOID_BELOW)
     if options.seed is not None and options.seeds is None:
         for result in runs.failed:
             _tell_all(result)
@@ -44,6 +45,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="how many runs")
     parser.add_argument("--seed", type=int, help="the first seed; alone: this one")
     parser.add_argument("--mutants", action="store_true", help="plant bugs; every one must be found")
+    parser.add_argument("--plant", choices=sorted(MUTANTS), metavar="MUTANT", help="plant this bug into the runs")
+    parser.add_argument("--digests", action="store_true", help="print what each run did, in a number")
     parser.add_argument("--jobs", type=int, help="processes; as many as cores")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
     options = parser.parse_args()
@@ -58,6 +61,10 @@ def _tell_failed(result: Result) -> None:
         for violation in result.violations[: batch.SHOWN_MAX]:
             print(f"    {violation}")
         sys.stdout.flush()
+
+
+def _tell_digest(result: Result) -> None:
+    print(f"seed {result.seed}: digest {result.digest:016x}, {result.steps} steps, {result.simulated_s:.6f} s")
 
 
 def _tell_all(result: Result) -> None:

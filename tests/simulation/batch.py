@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -57,10 +58,12 @@ class Found(msgspec.Struct):
     violation: str = ""
 
 
-def seeds(wanted: Sequence[int], jobs: int, tell: Callable[[Result], None] = lambda _: None) -> Batch:
-    """Run these seeds."""
+def seeds(
+    wanted: Sequence[int], jobs: int, tell: Callable[[Result], None] = lambda _: None, plant: str | None = None
+) -> Batch:
+    """Run these seeds, with a bug planted if one is named."""
     batch = Batch()
-    for result in _spread(run_seed, wanted, jobs):
+    for result in _spread(run_seed if plant is None else partial(run_planted, plant), wanted, jobs):
         batch.add(result)
         tell(result)
     return batch
@@ -83,11 +86,16 @@ def run_seed(seed: int) -> Result:
     return msgspec.structs.replace(result, cpu_s=time.process_time() - began_s)
 
 
+def run_planted(name: str, seed: int) -> Result:
+    """One run with a bug in it."""
+    with MUTANTS[name].plant():
+        return run_seed(seed)
+
+
 def find_mutant(name: str) -> Found:
     """Plant a mutant and run seeds until one finds it."""
     for seed in range(MUTANT_SEEDS):
-        with MUTANTS[name].plant():
-            result = run_seed(seed)
+        result = run_planted(name, seed)
         if result.violations:
             return Found(name, seed, result.violations[0])
     return Found(name, None)

@@ -80,7 +80,7 @@ def draw_swarm(seed: int) -> Swarm:
         database=_draw_database(chance, kinds),
         redis=_draw_redis(chance, kinds),
         platforms=_draw_platforms(chance, kinds),
-        cut_share=chance.choice((0.005, 0.02, 0.05)) if "cut" in kinds else 0.0,
+        cut_share=chance.choice((0.01, 0.04, 0.1)) if "cut" in kinds else 0.0,
         limits=Limits(
             actors_max=chance.choice((2, 5)) if tiny else 1000,
             batch_rows_max=chance.choice((1, 2)) if tiny else 256,
@@ -188,7 +188,7 @@ class Nemesis:
             "database down": (self._database_down, 15.0),
             "redis": (self._redis_down, 15.0),
             "channel down": (self._channel_down, 12.0),
-            "endpoint down": (self._endpoint_down, 15.0),
+            "endpoint down": (self._endpoint_down, 10.0),
             "endpoint slow": (self._endpoint_slow, 15.0),
         }
         for kind, (do, every_s) in doings.items():

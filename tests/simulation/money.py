@@ -99,6 +99,7 @@ def a_refund_is_what_was_asked(seen: Seen) -> Iterator[str]:
     """S8: what the app heard of a refund is true: a yes moves that amount, a definite no moves nothing."""
     rows = {row.out_refund_no: row for row in seen.tables.refunds.values() if row.out_refund_no}
     asked: dict[str, list[Told]] = defaultdict(list)
+    moved = {each.refund_no for each in _succeeded(seen)}
     for told in seen.history.told:
         if told.verb == "refund" and told.app == SHOP and told.asked:
             asked[told.asked["out_refund_no"]].append(told)
@@ -108,17 +109,15 @@ def a_refund_is_what_was_asked(seen: Seen) -> Iterator[str]:
             if told.outcome == OK and told.asked and (row is None or row.amount != told.asked["amount"]):
                 yield f"refund {number} was taken, and is not there"
         refused = any(told.code == "refund_refused" for told in all_told)  # by its channel: it was made before
+        if refused and row is not None and row.refund_id in moved:
+            yield f"refund {number} was refused by its channel, the app was told, and its money moved"
         if row is not None and not refused and nobody_made(all_told):
             yield f"refund {number} exists, and all it heard was {[(told.status, told.code) for told in all_told]}"
 
 
 def excess_goes_back(seen: Seen) -> Iterator[str]:
     """L3: what must not be kept is on its way back soon, or people are told; every refund comes to an end."""
-    settled = {
-        entry.refund_no: entry.at - EPOCH_S
-        for entry in seen.book.entries
-        if isinstance(entry, RefundSettled) and entry.state is RefundState.SUCCEEDED
-    }
+    settled = {entry.refund_no: entry.at - EPOCH_S for entry in _succeeded(seen)}
     open_cases = {case.order_id for case in seen.tables.cases.values() if case.resolved_at_us is None}
     for row in seen.tables.refunds.values():
         since_s = max(seconds(row.started_at_ms), seen.healed_s)
@@ -137,8 +136,12 @@ def _moved_back(seen: Seen) -> Counter[str]:
     """What went back of each trade, by the platforms' ledger."""
     opened = {entry.refund_no: entry for entry in seen.book.entries if isinstance(entry, RefundOpened)}
     moved: Counter[str] = Counter()
-    for entry in seen.book.entries:
-        succeeded = isinstance(entry, RefundSettled) and entry.state is RefundState.SUCCEEDED
-        if succeeded and not entry.refund_no.startswith(BY_ITSELF):
+    for entry in _succeeded(seen):
+        if not entry.refund_no.startswith(BY_ITSELF):
             moved[entry.out_trade_no] += opened[entry.refund_no].amount
     return moved
+
+
+def _succeeded(seen: Seen) -> list[RefundSettled]:
+    settled = [entry for entry in seen.book.entries if isinstance(entry, RefundSettled)]
+    return [entry for entry in settled if entry.state is RefundState.SUCCEEDED]

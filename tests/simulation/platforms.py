@@ -73,6 +73,10 @@ class Platforms(server.Simulator):
         """The trade that a code pays; None once a newer code was handed out."""
         return self.trades.find_code(code)
 
+    def find_number(self, channel: str, number: str) -> Trade | None:
+        """The trade of this number."""
+        return next((trade for trade in self.trades.all(channel) if trade.made.out_trade_no == number), None)
+
     async def pay_as_told(self, trade: Trade, *, late: bool = False, amount: int | None = None) -> None:
         """A payer pays; `late`, even what was closed; `amount`, so that the platform states another than was asked."""
         channel, merchant, number = trade.key

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from channels.simulator.trades import Trade
 from tests.simulation.history import FAIL, OK, STRANGER, History, Told
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.platforms import PLATFORMS, Platforms
@@ -33,6 +34,8 @@ class Plan(msgspec.Struct, frozen=True):
     pays_late: bool = False
     pays_amount: int | None = None  # what the platform will state instead
     pays_first_too: bool = False  # after changing to the second channel, the first code as well
+    insists: bool = False  # the first code's payment goes through although it was closed: against the platform's word
+    impatient: bool = False  # pays as soon as the platform can be paid, before anybody else hears of it
     twin_create: bool = False
     one_try: bool = False  # gives up when told no
     other_body: bool = False
@@ -57,7 +60,7 @@ def _draw(
     switches = len(channels) > 1 and roll() < 0.35
     late, never = roll() < 0.15, roll() < 0.12
     # Who is known to pay has time, so that only asking finds it out early.
-    expires_in_s = chance.choice((30, 60, 90) if late or never else (30, 60, 90, LONG_S, LONG_S))
+    expires_in_s = chance.choice((30, 60, 90) if late or never else (30, 60, 90, LONG_S, LONG_S, LONG_S))
     pays_after_s: float | None = chance.choice((0.0, 0.5, 2.0, 5.0, 15.0, min(expires_in_s, 60) - 4.0))
     if late:
         pays_after_s = chance.choice((expires_in_s * 0.9, expires_in_s + 2.0, expires_in_s + 12.0, expires_in_s + 40.0))
@@ -65,7 +68,7 @@ def _draw(
         pays_after_s = None
     amount = chance.randrange(10, 500_00)
     refunds: tuple[int, ...] = ()
-    if roll() < 0.4:
+    if roll() < 0.6:
         refunds = chance.choice(((amount,), (amount // 3,), (amount // 2 + 1, amount // 2 + 1), (amount, amount // 2)))
     return Plan(
         number=f"n{index}",
@@ -79,13 +82,15 @@ def _draw(
         pays_late=late,
         pays_amount=chance.choice((1, 77)) if roll() < 0.06 else None,
         pays_first_too=switches and roll() < 0.7,
+        insists=switches and roll() < 0.4,
+        impatient=roll() < 0.05,
         twin_create=roll() < 0.25,
         one_try=roll() < 0.1,
         other_body=roll() < 0.15,
         duplicate=roll() < 0.3,
         closes_after_s=chance.choice((0.2, 3.0, 20.0)) if roll() < 0.15 else None,
         stranger=roll() < 0.2,
-        silent=roll() < 0.35,
+        silent=roll() < 0.45,
         shares_refund_number=roll() < mistaken_share,
         refunds=refunds,
     )
@@ -117,6 +122,8 @@ class Story:
         side = [self._spawn(self._aside())]
         if plan.closes_after_s is not None:
             side.append(self._spawn(self._close(plan.closes_after_s)))
+        if plan.impatient:
+            side.append(self._spawn(self._pay_at_once(plan.channels[0])))
         code = await self._pay(plan.channels[0])
         payers = [] if code is None else [self._spawn(self._payer(code, first=len(plan.channels) > 1))]
         if len(plan.channels) > 1:
@@ -255,15 +262,28 @@ class Story:
         trade = self._platforms.find(code)
         if trade is None:
             return
-        payable = trade.payable(time.time())
-        if not payable and (not plan.pays_late or self._nobody_watches()):
+        late, payable = plan.pays_late or (first and plan.insists), trade.payable(time.time())
+        if not payable and (not late or self._nobody_watches()):
             return
         if not payable:
             self._history.count("late payment after the end")
-        process = f"{PLATFORMS}:{trade.made.channel}"
+        await self._at_platform(trade, late=late)
+
+    async def _pay_at_once(self, channel: str) -> None:
+        """Pays what the platform was just told to let somebody pay."""
+        until_s = self._now() + 10.0
+        while self._now() < until_s:
+            await asyncio.sleep(0.002)
+            trade = self._platforms.find_number(channel, f"{self.order_id}01")
+            if trade is not None:
+                await self._at_platform(trade, late=False)
+                return
+
+    async def _at_platform(self, trade: Trade, *, late: bool) -> None:
+        work = self._platforms.pay_as_told(trade, late=late, amount=self._plan.pays_amount)
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        await loop.spawn(process, self._platforms.pay_as_told(trade, late=plan.pays_late, amount=plan.pays_amount))
+        await loop.spawn(f"{PLATFORMS}:{trade.made.channel}", work)
 
     def _nobody_watches(self) -> bool:
         """Whether the order was closed so long ago that only the channel's statement would tell."""
