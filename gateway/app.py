@@ -3,11 +3,12 @@
 import asyncio
 import errno
 import gc
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import aiohttp
 import asyncpg
 import structlog
 from aiohttp import web
@@ -49,7 +50,7 @@ from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
 from gateway.unanswered import Unanswered
-from gateway.webhooks.delivery import Delivery
+from gateway.webhooks.delivery import Delivery, session_of
 
 WEBHOOK_LEASE_TIMEOUTS = 2  # how many timeouts a delivery is ours: one to wait for its turn, one for the try
 ADJUST_CLOCK_EVERY_S = 60.0
@@ -84,8 +85,20 @@ class Installer(Protocol):
     ) -> dict[str, InstalledChannel]: ...
 
 
+class Reached(NamedTuple):
+    """The databases, ready to be worked on: a pool, how the committer connects, and where Redis is, if anywhere."""
+
+    pool: asyncpg.Pool
+    connect: Callable[[], Awaitable[asyncpg.Connection]]
+    redis_url: str | None
+
+
 class Gateway:
-    """One gateway process. `start` returns when it serves; `url` is then its address."""
+    """One gateway process. `start` returns when it serves; `url` is then its address.
+
+    What it touches of the world it reaches through `_reach_databases`, `_webhook_session`, the installer's transports
+    and `_serve`; the simulation puts others in their place, and everything between them is the same.
+    """
 
     def __init__(self, config: Config, installer: Installer = install) -> None:
         self._config = config
@@ -97,10 +110,7 @@ class Gateway:
     async def start(self) -> None:
         """Build and start every part; what was started is stopped in the opposite order."""
         config = self._config
-        databases = await self._started(Databases(config))
-        await prepare_schema(config, databases.postgres_url)
-        pool = await make_pool(config, databases.postgres_url)
-        self._stack.push_async_callback(pool.close)
+        pool, connect, redis_url = await self._reach_databases()
         clock = DatabaseClock()
         await clock.adjust(pool)
         metrics = Metrics()
@@ -108,9 +118,9 @@ class Gateway:
         endpoints = await self._started(Endpoints(pool))
         channels = await self._install_channels(metrics, clock)
         delivery = await self._start_delivery(pool, apps, metrics, clock)
-        dedup = _dedup(config, databases.redis_url, metrics)
+        dedup = _dedup(config, redis_url, metrics)
         self._stack.push_async_callback(dedup.stop)
-        group_commit = await self._started(_group_commit(config, databases.postgres_url, endpoints, delivery, metrics))
+        group_commit = await self._started(_group_commit(config, connect, endpoints, delivery, metrics))
         journal = Journal(pool, group_commit)
         runner = EffectRunner(channels, clock, config.server.public_url)
         registry = Registry(
@@ -129,7 +139,7 @@ class Gateway:
         tell = Tell(registry.ask, clock)
         inbox = Inbox(Notifications(pool), tell, clock, config.notifications, metrics)
         self._stack.push_async_callback(inbox.stop)
-        sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
+        sweep = Sweep(pool, config.sweep, registry.ask, runner.room, metrics)
         unanswered = Unanswered(channels, registry.ask, clock, runner)
         self._stack.push_async_callback(keys.stop)
         self._stack.push_async_callback(unanswered.stop)
@@ -155,13 +165,23 @@ class Gateway:
         self._keep(_adjust(clock, pool), "clock")
         self._keep(_watch_loop(metrics), "loop lag")
         self._keep(CaseCounter(pool, metrics).run(), "cases")
-        _settle_memory()
 
     async def stop(self) -> None:
         """Answer not-ready, take no more requests, finish what runs, flush, close."""
         if self._health is not None:
             self._health.draining = True
         await self._stack.aclose()
+
+    async def _reach_databases(self) -> Reached:
+        config = self._config
+        databases = await self._started(Databases(config))
+        await prepare_schema(config, databases.postgres_url)
+        pool = await make_pool(config, databases.postgres_url)
+        self._stack.push_async_callback(pool.close)
+        return Reached(pool, connector(config, databases.postgres_url), databases.redis_url)
+
+    def _webhook_session(self) -> aiohttp.ClientSession:
+        return session_of(self._config.webhooks.timeout_s)
 
     async def _started(self, part: P) -> P:
         """Start a part, and have it stopped in its turn."""
@@ -195,6 +215,7 @@ class Gateway:
             per_endpoint=webhooks.per_endpoint,
             lease_s=webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS,
             clock=lambda: clock.now_ms() / 1000,
+            open_session=self._webhook_session,
         )
         await delivery.start()
         self._stack.push_async_callback(delivery.stop, self._config.server.drain_s)
@@ -217,10 +238,15 @@ class Gateway:
         self._stack.push_async_callback(runner.cleanup)
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
+        _settle_memory()
 
 
 def _group_commit(
-    config: Config, postgres_url: str, endpoints: Endpoints, delivery: Delivery, metrics: Metrics
+    config: Config,
+    connect: Callable[[], Awaitable[asyncpg.Connection]],
+    endpoints: Endpoints,
+    delivery: Delivery,
+    metrics: Metrics,
 ) -> GroupCommit:
     settings = RowSettings(
         duplicate_window_ms=int(config.orders.duplicate_window_ms),
@@ -228,7 +254,7 @@ def _group_commit(
         webhook_url=endpoints.url,
     )
     bounds = Bounds(config.limits.batch_rows_max, config.limits.backlog_rows_max)
-    return GroupCommit(connector(config, postgres_url), settings, bounds, metrics, delivery.owe)
+    return GroupCommit(connect, settings, bounds, metrics, delivery.owe)
 
 
 def _dedup(config: Config, redis_url: str | None, metrics: Metrics) -> Dedup:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import asyncpg
 
+UNSURE_MAX_S = 0.5  # half a round trip: how wrong an answer may be that replaces one of before
 SKEW_ALARM_MS = 60_000  # beyond this, signature windows of channels and webhooks begin to fail
 
 
@@ -26,6 +27,7 @@ class DatabaseClock:
         self._elapsed = elapsed
         self._zero_s = wall() - elapsed()
         self._offset_ms = 0
+        self._unsure_s = float("inf")
 
     @property
     def offset_ms(self) -> int:
@@ -37,9 +39,15 @@ class DatabaseClock:
         return int((self._zero_s + self._elapsed()) * 1000)
 
     async def adjust(self, connection: asyncpg.Connection | asyncpg.Pool) -> None:
-        """Ask the database for the time; the answer is taken as said in the middle of the round trip."""
+        """Ask the database for the time; the answer is taken as said in the middle of the round trip.
+
+        A slow round trip says little: what was learned by a faster one is kept. Orders would be due for the database
+        that are not for us, and be looked at again and again.
+        """
         wall, before = self._wall(), self._elapsed()
         theirs = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
-        half_s = (self._elapsed() - before) / 2
-        self._zero_s = theirs - before - half_s
-        self._offset_ms = round((theirs - wall - half_s) * 1000)
+        unsure_s = (self._elapsed() - before) / 2
+        if unsure_s <= max(self._unsure_s, UNSURE_MAX_S):
+            self._zero_s = theirs - before - unsure_s
+            self._offset_ms = round((theirs - wall - unsure_s) * 1000)
+            self._unsure_s = unsure_s

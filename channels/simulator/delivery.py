@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from channels.simulator.faults import Faults, NotificationPlan, plan_notification
-from channels.simulator.platform import Moment, Platform
+from channels.simulator.platform import Moment, Outgoing, Platform
 from channels.simulator.trades import AnyEntry, NotificationDropped, Notified, Trade, about
 
 HELD_MAX_S = 5.0  # an overtaken notification goes out after this even if nothing overtook it
@@ -71,18 +71,20 @@ class Delivery:
 
     async def send_once(self, trade: Trade, topic: str = "", variant: str = "") -> tuple[int, bytes]:
         """One delivery; the receiver's status and body, 0 if it did not answer."""
-        assert self._session is not None
         platform = self._platforms[trade.made.channel]
         message = platform.notice(trade, topic, variant, self._faults[trade.made.channel], _moment())
-        if message is None:
-            return 0, b""
+        return (0, b"") if message is None else await self._post(message, platform.answer_within_s)
+
+    async def _post(self, message: Outgoing, within_s: float) -> tuple[int, bytes]:
+        """Over the wire; 0 if the receiver did not answer in time."""
+        assert self._session is not None
         try:
             async with self._session.post(
                 message.url,
                 data=message.body,
                 headers=message.headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=platform.answer_within_s),
+                timeout=aiohttp.ClientTimeout(total=within_s),
             ) as answer:
                 return answer.status, await answer.content.read(ANSWER_BYTES_MAX)
         except (aiohttp.ClientError, TimeoutError, ValueError):  # ValueError: an address that is none

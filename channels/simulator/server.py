@@ -54,15 +54,17 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Simulator:
-    """The simulated platforms on one port, with one ledger."""
+    """The simulated platforms on one port, with one ledger. `platforms` and `ledger` are the folder's unless given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, platforms: Mapping[str, Platform] | None = None, ledger: Ledger | None = None
+    ) -> None:
         self._settings = settings
-        self._platforms = load_platforms(settings.folder, settings.seed)
+        self._platforms = platforms or load_platforms(settings.folder, settings.seed)
         self.faults: dict[str, Faults] = {name: each.no_faults for name, each in self._platforms.items()}
         self.payers = settings.payers
         self.trades = Trades()
-        self.ledger = Ledger(settings.folder / LEDGER_FILE)
+        self.ledger = ledger or Ledger(settings.folder / LEDGER_FILE)
         self.delivery = Delivery(self._platforms, self.faults, settings.seed, settings.time_scale, self._record)
         self._steering = Steering(self)
         self._cashier = Cashier(self)
@@ -138,13 +140,18 @@ class Simulator:
             return web.Response(status=413)
         handler = self._steering.handler(incoming) or self._cashier.handler(incoming)
         try:
-            return await handler(incoming) if handler else _response(await self._answer(incoming))
+            return await handler(incoming) if handler else _response(await self.answer(incoming))
         except Refusal as refusal:
             return _response(refusal.reply)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
-    async def _answer(self, incoming: Incoming) -> Reply:
+    async def answer(self, incoming: Incoming) -> Reply:
+        """What the platform that a request is for answers, once what it did is on disk.
+
+        Raises:
+            Refusal: its no, with the reply.
+        """
         platform = next((each for each in self._platforms.values() if each.claims(incoming)), None)
         if platform is None:
             return Reply(404)

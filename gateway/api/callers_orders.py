@@ -62,10 +62,13 @@ class CallersOrders:
         None if there is none before the deadline (the loop's time).
         """
         news = self._registry.changed(order.order_id)  # first: what happens while we look must not be missed
+        stopping = news.done()  # then there will be none, and asking again and again would never let the loop turn
         latest = await self.latest(order)
         if latest.version > order.version:
             news.cancel()
             return latest
+        if stopping:
+            return None
         try:
             async with asyncio.timeout_at(deadline):
                 await news

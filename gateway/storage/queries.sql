@@ -52,7 +52,8 @@ WHERE order_id = $1
 ORDER BY version
 
 -- query: claim_due
--- The lease is next_check_at itself, pushed ahead: whoever dies holding it is followed by the next claim.
+-- The lease is next_check_at itself, pushed ahead: whoever dies holding it is followed by the next claim. An order is told
+-- that it is due at at_ms: by the clock that found it due, or one that runs behind would find it due again and again.
 WITH due AS (
     SELECT order_id FROM orders
     WHERE next_check_at <= now() - $1::float8 * interval '1 second'
@@ -63,7 +64,7 @@ WITH due AS (
 UPDATE orders o SET next_check_at = clock_timestamp() + $3::float8 * interval '1 second'
 FROM due
 WHERE o.order_id = due.order_id
-RETURNING o.order_id, o.version
+RETURNING o.order_id, o.version, (extract(epoch FROM now()) * 1000)::bigint AS at_ms
 
 -- query: claim_due_refunds
 WITH due AS (
@@ -78,7 +79,7 @@ WITH due AS (
     WHERE r.refund_id = due.refund_id
     RETURNING r.order_id, r.refund_id
 )
-SELECT c.order_id, o.version, array_agg(c.refund_id) AS refund_ids
+SELECT c.order_id, o.version, array_agg(c.refund_id) AS refund_ids, (extract(epoch FROM now()) * 1000)::bigint AS at_ms
 FROM claimed c JOIN orders o ON o.order_id = c.order_id
 GROUP BY c.order_id, o.version
 

@@ -15,7 +15,6 @@ import structlog
 from actors.actor import Asked
 from actors.errors import ActorError
 from actors.events import Due, RefundsDue
-from actors.ports import Clock
 from gateway.config import Sweep as Settings
 from gateway.metrics import Metrics
 from gateway.probe import probe
@@ -33,14 +32,12 @@ class Sweep:
         self,
         pool: asyncpg.Pool,
         settings: Settings,
-        clock: Clock,
         tell: Callable[[str, Due | RefundsDue], Asked],
         room: Callable[[], Any],
         metrics: Metrics,
     ) -> None:
         self._pool = pool
         self._settings = settings
-        self._clock = clock
         self._tell = tell
         self._room = room
         self._metrics = metrics
@@ -63,8 +60,7 @@ class Sweep:
         claimed = await self._pool.fetch(query("claim_due"), settings.grace_s, settings.page_rows, settings.lease_s)
         if claimed:
             probe("orders_claimed")
-        at_ms = self._clock.now_ms()
-        await self._told([self._tell(record["order_id"], Due(at_ms, record["version"])) for record in claimed])
+        await self._told([self._tell(each["order_id"], Due(each["at_ms"], each["version"])) for each in claimed])
         return len(claimed)
 
     async def sweep_refunds(self) -> int:
@@ -73,11 +69,10 @@ class Sweep:
         settings = self._settings
         page = (settings.grace_s, settings.page_rows, settings.lease_s)
         claimed = await self._pool.fetch(query("claim_due_refunds"), *page)
-        at_ms = self._clock.now_ms()
         await self._told(
             [
-                self._tell(record["order_id"], RefundsDue(at_ms, tuple(record["refund_ids"]), record["version"]))
-                for record in claimed
+                self._tell(each["order_id"], RefundsDue(each["at_ms"], tuple(each["refund_ids"]), each["version"]))
+                for each in claimed
             ]
         )
         return sum(len(record["refund_ids"]) for record in claimed)

@@ -53,6 +53,7 @@ class Delivery:
         per_endpoint: tries at once to one endpoint.
         lease_s: how long a row is ours; rows given to `owe` must carry the same. Longer than `timeout_s`.
         claim_every_s: how often the outbox is asked for due rows.
+        open_session: makes the connections' pool; without it, `session_of(timeout_s)`.
     """
 
     def __init__(
@@ -67,15 +68,16 @@ class Delivery:
         per_endpoint: int,
         lease_s: float,
         claim_every_s: float = 1.0,
-        user_agent: str = "Holdfast",
         clock: Callable[[], float] = time.time,
+        open_session: Callable[[], aiohttp.ClientSession] | None = None,
     ) -> None:
         if lease_s <= timeout_s:
             raise ValueError(f"webhooks: a lease of {lease_s} s must be longer than timeout_s ({timeout_s})")
         self._outbox, self._apps, self._metrics = outbox, apps, metrics
         self._schedule_s, self._timeout_s, self._jitter = schedule_s, timeout_s, jitter
         self._per_endpoint, self._lease_s, self._claim_every_s = per_endpoint, lease_s, claim_every_s
-        self._user_agent, self._clock = user_agent, clock
+        self._clock = clock
+        self._open_session = open_session or (lambda: session_of(timeout_s))
         self._monotonic = time.monotonic
         self._lanes: dict[str, Lane] = {}
         self._held: set[str] = set()
@@ -87,14 +89,7 @@ class Delivery:
 
     async def start(self) -> None:
         """Open the connections' pool and begin to claim what is due."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),  # the lanes are the limit
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"user-agent": self._user_agent},
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._session = self._open_session()
         self._claiming = asyncio.create_task(self._claim_for_ever(), name="webhooks: claim")
 
     async def stop(self, drain_s: float = 0.0) -> None:
@@ -217,14 +212,15 @@ class Delivery:
 
     async def _send(self, row: OutboxRow) -> _Answer:
         """POST the stored bytes. The status line decides; of the body only so much is read as reuse needs."""
-        assert self._session is not None
+        session = self._session  # taken now: a stop meanwhile lets running tries finish
+        assert session is not None
         try:
             secrets = (await self._apps.webhook(row.app_id)).secrets
         except (UnknownAppError, SealError) as error:
             return _Answer(None, f"can't be signed: {error}")
         headers = headers_of(secrets, row.event_id, int(self._clock()), row.body)
         try:
-            async with self._session.post(row.url, data=row.body, headers=headers, allow_redirects=False) as response:
+            async with session.post(row.url, data=row.body, headers=headers, allow_redirects=False) as response:
                 await _finish(response)
                 retry_after = response.headers.get("retry-after")
                 return _Answer(response.status, f"HTTP {response.status}", retry_after_s_of(retry_after, self._clock()))
@@ -281,6 +277,18 @@ class Delivery:
         self._metrics.endpoints_paused.set(len(paused))
         self._metrics.webhooks_held.set(len(self._held))
         return paused
+
+
+def session_of(timeout_s: float) -> aiohttp.ClientSession:
+    """The connections to apps' endpoints. `timeout_s` is of a whole try."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),  # the lanes are the limit
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"user-agent": "Holdfast"},
+        auto_decompress=False,
+        trust_env=False,
+    )
 
 
 async def _finish(response: aiohttp.ClientResponse) -> None:

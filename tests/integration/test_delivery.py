@@ -146,13 +146,13 @@ async def test_what_was_committed_is_delivered_as_stored_signed_and_marked(
 ) -> None:
     rows = rows_for(shop.url, "evt_1")
     await store(pool, rows)
-    async with delivering(pool, metrics, user_agent="Holdfast/1") as delivery:
+    async with delivering(pool, metrics) as delivery:
         delivery.owe(rows)
         await until_states(pool, delivered=1)
     ((headers, body),) = shop.seen
     assert body == BODY
     assert Webhook(secret).verify(body, headers)
-    assert (headers["content-type"], headers["user-agent"]) == ("application/json", "Holdfast/1")
+    assert (headers["content-type"], headers["user-agent"]) == ("application/json", "Holdfast")
     assert metrics.registry.get_sample_value("holdfast_told_after_seconds_count") == 1
 
 

@@ -160,7 +160,7 @@ def _timeline(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record
     return [_event((event.version, event.at_ms, event.type, event.state, event.evidence)) for event in events]
 
 
-_claimed_order = records("order_id", "version")
+_claimed_order = records("order_id", "version", "at_ms")
 
 
 def _claim_due(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
@@ -176,10 +176,10 @@ def _claim_due(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Recor
     due.sort(key=lambda row: row.next_check_at_us)
     for row in due[:limit]:
         orders.update(row.order_id, next_check_at_us=work.clock_us() + _seconds(lease_s))
-    return [_claimed_order((row.order_id, row.version)) for row in due[:limit]]
+    return [_claimed_order((row.order_id, row.version, _ms(work.started_us))) for row in due[:limit]]
 
 
-_claimed_refunds = records("order_id", "version", "refund_ids")
+_claimed_refunds = records("order_id", "version", "refund_ids", "at_ms")
 
 
 def _claim_due_refunds(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
@@ -197,8 +197,9 @@ def _claim_due_refunds(work: Work, parameters: Sequence[Any], _seen: Seen) -> li
     for row in due[:limit]:
         refunds.update(row.refund_id, next_check_at_us=work.clock_us() + _seconds(lease_s))
         of_orders.setdefault(row.order_id, []).append(row.refund_id)
-    orders = work.tables.orders
-    return [_claimed_refunds((one, orders[one].version, ids)) for one, ids in of_orders.items() if one in orders]
+    orders, at_ms = work.tables.orders, _ms(work.started_us)
+    found = [(one, ids) for one, ids in of_orders.items() if one in orders]
+    return [_claimed_refunds((one, orders[one].version, ids, at_ms)) for one, ids in found]
 
 
 def _order_of_refund(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
@@ -370,11 +371,11 @@ KNOWN = (
     Pinned(query("order_id_of"), "3901a02bcc25", Statement("order_id_of", _order_id_of)),
     Pinned(query("duplicate_of"), "201a3d030d12", Statement("duplicate_of", _duplicate_of)),
     Pinned(query("timeline"), "f60c6eeefad1", Statement("timeline", _timeline)),
-    Pinned(query("claim_due"), "513827d5589f", Statement("claim_due", _claim_due, writes=True)),
+    Pinned(query("claim_due"), "5ba88dd30889", Statement("claim_due", _claim_due, writes=True)),
     Pinned(
         query("forget_submissions"), "bb77cdda739a", Statement("forget_submissions", _forget_submissions, writes=True)
     ),
-    Pinned(query("claim_due_refunds"), "4c73effcd55c", Statement("claim_due_refunds", _claim_due_refunds, writes=True)),
+    Pinned(query("claim_due_refunds"), "4612962fae04", Statement("claim_due_refunds", _claim_due_refunds, writes=True)),
     Pinned(query("order_of_refund"), "8ec8ba363158", Statement("order_of_refund", _order_of_refund)),
     Pinned(
         query("order_of_out_refund_no"), "d4a02f85e6a8", Statement("order_of_out_refund_no", _order_of_out_refund_no)

@@ -89,3 +89,12 @@ async def test_no_news_until_the_deadline_are_none_and_nobody_is_left_waiting(wa
     assert await waiting.later(waiting.order, within_s=0.01) is None
     assert await waiting.later(waiting.order, within_s=-1) is None
     assert all(watcher.done() for watcher in waiting.registry._actors[ORDER_ID].watchers or ())
+
+
+async def test_whoever_waits_while_the_process_stops_is_not_kept_busy(waiting: Waiting) -> None:
+    """Asked again and again, a registry that has stopped would never let the loop turn: the stop itself would hang."""
+    later = waiting.later(waiting.order)
+    await asyncio.sleep(0)
+    waiting.registry.stop()
+    assert await later == waiting.order
+    assert await asyncio.wait_for(waiting.later(waiting.order), timeout=1.0) is None
