@@ -39,6 +39,8 @@ def case_resolved(order: Order, event: CaseResolved, schedule: Schedule) -> Deci
     decision = _ACTIONS[event.action](order, event, schedule)
     if decision is None:
         return Decision(order, Reply.CASE_ACTION_IMPOSSIBLE)
+    if decision.order.state is order.state and any(isinstance(effect, Query) for effect in decision.effects):
+        return decision  # the channel is asked, and that is all: the case stays open until somebody knows
     settlement = Settlement((Reason(event.reason),), event.action, event.by, event.note, event.version)
     return replace(decision, settles=settlement)
 
@@ -56,8 +58,8 @@ def _retry(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | 
     if event.reason.startswith("refund_"):
         if not troubled:
             return None
-        effects: tuple[Effect, ...] = tuple(SubmitRefund(refund.refund_id) for refund in troubled)
-        return Decision(refunding.send_again(order, troubled, event.at_ms, schedule), effects=effects)
+        after, effects = refunding.send_again(order, troubled, event.at_ms, schedule)
+        return Decision(after, effects=effects)
     live = order.live_attempt
     if live is not None and order.reason is Reason.UNKNOWN_OUTCOME:
         return Decision(closing(order, live, event.at_ms, schedule), effects=(Query(live.number),))
@@ -69,7 +71,7 @@ def _retry(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | 
 
 def _accept(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
     """Take held money as the order's payment, although it is late or of another amount."""
-    held = _held(order)
+    held = [payment for payment in _kept(order) if payment.kind is PaymentKind.HELD]
     if order.state is not OrderState.EXCEPTION or event.reason not in ACCEPTABLE or len(held) != 1:
         return None
     payment = replace(held[0], kind=PaymentKind.CREDIT)
@@ -78,12 +80,10 @@ def _accept(order: Order, event: CaseResolved, schedule: Schedule) -> Decision |
 
 
 def _refund(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
-    """Give held money back; an order that was waiting for this decision ends with it."""
+    """Give back what was kept; an order that was waiting for this decision ends with it."""
     after, effects = order, list[Effect]()
-    for payment in _held(order):
+    for payment in _kept(order):
         refund = refunding.give_back(after, payment, RefundCause.PEOPLE, event.at_ms, schedule)
-        if refund is None:
-            return None
         after = refunding.with_refund(after, refund)
         effects.append(SubmitRefund(refund.refund_id))
     if not effects:
@@ -114,17 +114,18 @@ def _ended(order: Order, at_ms: int, schedule: Schedule, effects: list[Effect]) 
     return Decision(after, effects=tuple(effects), announce=Announcement.ORDER_CLOSED)
 
 
-def _held(order: Order) -> tuple[Payment, ...]:
-    """Held payments on our account that nobody began to give back. What went to another account is not ours to move."""
+def _kept(order: Order) -> tuple[Payment, ...]:
+    """Payments beside the credit, on our account, that nobody began to give back. What went to another account is not
+    ours to move."""
     return tuple(
         payment
         for payment in order.payments
-        if payment.kind is PaymentKind.HELD and _ours(order, payment) and not _refunded_before(order, payment)
+        if payment.kind is not PaymentKind.CREDIT and _ours(order, payment) and not _refunded_before(order, payment)
     )
 
 
 def _refunded_before(order: Order, payment: Payment) -> bool:
-    """Such a refund is sent again under its number (retry), never begun anew."""
+    """Such a refund is sent again (retry), as its channel needs it."""
     return any(refund.gives_back(payment) for refund in order.refunds)
 
 

@@ -115,8 +115,6 @@ def _give_back(order: Order, event: PaymentReported, cause: RefundCause, schedul
         after = replace(after, next_check_at_ms=None)
     announce = Announcement.PAYMENT_DUPLICATE if cause is RefundCause.EXCESS else Announcement.ORDER_LATE_PAYMENT
     refund = refunding.give_back(order, payment, cause, event.at_ms, schedule)
-    if refund is None:
-        return Decision(after, announce=announce, case=Reason.EXCESS_PAYMENT)
     effects: tuple[Effect, ...] = (SubmitRefund(refund.refund_id),)
     return Decision(refunding.with_refund(after, refund), effects=effects, announce=announce, about=refund.refund_id)
 

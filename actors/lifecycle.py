@@ -292,8 +292,9 @@ def _closed_at_channel(order: Order, event: ReportedClosed, schedule: Schedule) 
 
 def _attempt_ended(order: Order, attempt: Attempt, at_ms: int, schedule: Schedule) -> Decision:
     after = order.advanced(replace(attempt, state=AttemptState.CLOSED, credential=None))
-    if order.state is PAYING:
-        return Decision(replace(after, step=0, next_check_at_ms=order.expires_at_ms))
+    if order.state is PAYING:  # another attempt may follow; whether this one was paid all the same is looked at once
+        look_ms = min(order.expires_at_ms, at_ms + schedule.watch_ms[0])
+        return Decision(replace(after, step=0, next_check_at_ms=look_ms))
     settles = Settlement(UNCLEAR, "closed")
     if order.state is PAID:  # it is closed, and watched like those of a closed order
         check_ms = deadlines.paid_watch_check(schedule, 0, at_ms)
@@ -333,14 +334,16 @@ def _expire(order: Order, at_ms: int, schedule: Schedule) -> Decision:
 
 def _sync(order: Order, _event: SyncRequested, _: Schedule) -> Decision:
     queries: tuple[Effect, ...] = (
-        *(Query(attempt.number) for attempt in order.attempts if _worth_asking(order, attempt)),
+        *_asked(order),
         *(QueryRefund(refund.refund_id) for refund in order.refunds if refund.open),
     )
     return Decision(order, Reply.WAIT if queries else Reply.DONE, queries)
 
 
-def _worth_asking(order: Order, attempt: Attempt) -> bool:
-    return attempt.live or (order.state in (PAID, CLOSED, EXCEPTION) and attempt.state is AttemptState.CLOSED)
+def _asked(order: Order) -> tuple[Query, ...]:
+    """About what may be paid, and what was closed: a payment may have overtaken that, and nobody told us."""
+    asked = (attempt for attempt in order.attempts if attempt.live or attempt.state is AttemptState.CLOSED)
+    return tuple(Query(attempt.number) for attempt in asked)
 
 
 def _due(order: Order, event: Due, schedule: Schedule) -> Decision:
@@ -358,10 +361,10 @@ def _due_before_payment(order: Order, at_ms: int, schedule: Schedule) -> Decisio
     if at_ms >= order.expires_at_ms:
         return _expire(order, at_ms, schedule)
     if live is None:
-        return Decision(order.advanced(next_check_at_ms=order.expires_at_ms))
+        return Decision(order.advanced(next_check_at_ms=order.expires_at_ms), effects=_asked(order))
     check_ms = deadlines.after_query(schedule, order.step, at_ms, order.expires_at_ms)
     after = order.advanced(step=min(order.step + 1, STEP_MAX), next_check_at_ms=check_ms)
-    return Decision(after, effects=(Query(live.number),))
+    return Decision(after, effects=_asked(order))
 
 
 def _due_closing(order: Order, at_ms: int, schedule: Schedule) -> Decision:
@@ -370,7 +373,7 @@ def _due_closing(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     step = min(order.step + 1, STEP_MAX)
     check_ms = deadlines.closing_check(schedule, step, at_ms, order, live)
     if check_ms is not None:
-        return Decision(order.advanced(step=step, next_check_at_ms=check_ms), effects=(Query(live.number),))
+        return Decision(order.advanced(step=step, next_check_at_ms=check_ms), effects=_asked(order))
     check_ms = deadlines.exception_check(schedule, 0, at_ms)
     after = order.advanced(state=EXCEPTION, reason=Reason.UNKNOWN_OUTCOME, step=0, next_check_at_ms=check_ms)
     return Decision(after, announce=Announcement.ORDER_EXCEPTION, case=Reason.UNKNOWN_OUTCOME)
@@ -384,20 +387,19 @@ def _due_paid(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     else:
         check_ms = deadlines.closing_check(schedule, step, at_ms, order, live)
     case = Reason.UNCLOSED_ATTEMPT if live is not None and check_ms is None else None
-    asked = tuple(Query(attempt.number) for attempt in order.attempts if _worth_asking(order, attempt))
-    return Decision(order.advanced(step=step, next_check_at_ms=check_ms), effects=asked, case=case)
+    return Decision(order.advanced(step=step, next_check_at_ms=check_ms), effects=_asked(order), case=case)
 
 
 def _due_closed(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     check_ms = deadlines.watch_check(schedule, order.step + 1, order.closed_at_ms or at_ms)
     after = order.advanced(step=order.step + 1, next_check_at_ms=check_ms)
-    return Decision(after, effects=tuple(Query(a.number) for a in order.attempts if _worth_asking(order, a)))
+    return Decision(after, effects=_asked(order))
 
 
 def _due_exception(order: Order, at_ms: int, schedule: Schedule) -> Decision:
     check_ms = deadlines.exception_check(schedule, order.step + 1, at_ms)
     after = order.advanced(step=order.step + 1, next_check_at_ms=check_ms)
-    return Decision(after, effects=tuple(Query(a.number) for a in order.attempts if _worth_asking(order, a)))
+    return Decision(after, effects=_asked(order))
 
 
 _DUE: dict[OrderState, Callable[[Order, int, Schedule], Decision]] = {

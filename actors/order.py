@@ -91,12 +91,13 @@ class Reason(StrEnum):
     UNKNOWN_ATTEMPT = "unknown_attempt"
     UNKNOWN_OUTCOME = "unknown_outcome"
     LATE_PAYMENT = "late_payment"
-    EXCESS_PAYMENT = "excess_payment"
+    EXCESS_PAYMENT = "excess_payment"  # of a time when it was not given back by itself
     UNCLOSED_ATTEMPT = "unclosed_attempt"
     REFUND_FAILED = "refund_failed"
     REFUND_ABNORMAL = "refund_abnormal"
     REFUND_UNKNOWN = "refund_unknown"
     REFUND_REVERSED = "refund_reversed"
+    ORPHAN_NOTIFICATION = "orphan_notification"  # opened while nobody knew the order, which may turn up after all
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):

@@ -2,7 +2,8 @@
 
 A refund is written down before its channel hears of it, and keeps its number whatever happens: the channel knows it by
 that, so sending it again can not move money twice. Silence never becomes a failure. What did not fail counts as given
-back, and that never exceeds what was paid.
+back, and that never exceeds what was paid. Only where a number has come to its end at the channel, by the channel's own
+word, is what we owe given back under another one.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import msgspec
 
 from actors import deadlines
 from actors.deadlines import Schedule
-from actors.effects import QueryRefund, SubmitRefund
+from actors.effects import Effect, Query, QueryRefund, SubmitRefund
 from actors.events import (
     RefundNotFound,
     RefundOutcomeUnknown,
@@ -24,6 +25,7 @@ from actors.events import (
 from actors.order import (
     GIVEN_UP,
     Announcement,
+    AttemptState,
     Decision,
     Order,
     Payment,
@@ -35,7 +37,8 @@ from actors.order import (
     Settlement,
 )
 
-REFUNDS_MAX = 50  # of one order; WeChat Pay takes no more of one payment
+REFUNDS_MAX = 50  # of one payment; WeChat Pay takes no more
+TOO_LATE = "too_late"  # refused because the number could only be sent for a while: it never was, and never will be
 REFUND_TROUBLES = (Reason.REFUND_FAILED, Reason.REFUND_ABNORMAL, Reason.REFUND_UNKNOWN)
 
 SUBMITTING, UNKNOWN, PROCESSING = RefundState.SUBMITTING, RefundState.UNKNOWN, RefundState.PROCESSING
@@ -55,7 +58,7 @@ def refund_requested(order: Order, event: RefundRequested, schedule: Schedule) -
         return Decision(order, Reply.DONE if equal else Reply.REFUND_CONFLICT)
     credit = order.credit
     assert credit is not None, "a paid order has its credit"
-    if len(order.refunds) >= REFUNDS_MAX:
+    if _exhausted(order, credit):
         return Decision(order, Reply.REFUNDS_EXHAUSTED)
     if order.refunded_amount + event.amount > order.paid_amount:
         return Decision(order, Reply.REFUND_EXCEEDS_PAID)
@@ -65,14 +68,12 @@ def refund_requested(order: Order, event: RefundRequested, schedule: Schedule) -
     return Decision(with_refund(order.advanced(), refund), Reply.WAIT, (SubmitRefund(refund_id),))
 
 
-def give_back(order: Order, payment: Payment, cause: RefundCause, at_ms: int, schedule: Schedule) -> Refund | None:
-    """The refund of all of a payment that the order must not keep; None if it has no room for another one.
+def give_back(order: Order, payment: Payment, cause: RefundCause, at_ms: int, schedule: Schedule) -> Refund:
+    """The refund of all of a payment that the order must not keep.
 
     Its number is derived from the channel's transaction: whoever learns of that payment, even in a database that has
     forgotten it, gives it back under the same number, and the channel does it once.
     """
-    if len(order.refunds) >= REFUNDS_MAX:
-        return None
     refund_id = _refund_id(order, "X", payment.channel, payment.account, payment.transaction)
     return _new(refund_id, cause, payment, payment.amount, at_ms, schedule)
 
@@ -112,19 +113,30 @@ def _refund_id(order: Order, letter: str, *names: str) -> str:
 def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> Decision:
     """The channel's word on a refund, by query, answer or notification."""
     refund = order.refund(event.refund_id)
-    if refund is None or (refund.channel, refund.account) != (event.channel, event.account):
+    if refund is None:
+        return Decision(order, effects=_ask_whether_paid(order, event.channel))
+    if (refund.channel, refund.account) != (event.channel, event.account):
         return Decision(order)
     if event.amount not in (None, refund.amount):
-        return _abnormal(order, refund, event, f"the channel speaks of {event.amount} instead of {refund.amount}")
+        message = f"the channel speaks of {event.amount} instead of {refund.amount}"
+        return _abnormal(order, refund, event, message, schedule)
     match event.word:
         case RefundWord.SUCCEEDED:
             return _succeeded(order, refund, event)
         case RefundWord.FAILED:
-            return _failed(order, refund, RefundWord.FAILED, event.detail)
+            return _failed(order, refund, RefundWord.FAILED, event.detail, event.at_ms, schedule)
         case RefundWord.ABNORMAL:
-            return _abnormal(order, refund, event, event.detail)
+            return _abnormal(order, refund, event, event.detail, schedule)
         case RefundWord.PROCESSING:
             return _processing(order, refund, event, schedule)
+
+
+def _ask_whether_paid(order: Order, channel: str) -> tuple[Query, ...]:
+    """What goes back was paid before: an order that knows of neither has the payment asked after first."""
+    if order.credit is not None:
+        return ()
+    unpaid = (attempt for attempt in order.attempts if attempt.live or attempt.state is AttemptState.CLOSED)
+    return tuple(Query(attempt.number) for attempt in unpaid if attempt.channel == channel)
 
 
 def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
@@ -145,12 +157,11 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
         next_check_at_ms=None,
     )
     moved = with_refund(order.advanced(), after)
-    calm = not any(other.failure_code for other in moved.refunds if other.state is not SUCCEEDED)
-    settles = Settlement(REFUND_TROUBLES, "refunded") if calm and refund.failure_code else None
+    settles = Settlement(REFUND_TROUBLES, "refunded") if refund.failure_code and not troubled(moved) else None
     return Decision(moved, announce=Announcement.REFUND_SUCCEEDED, about=refund.refund_id, settles=settles)
 
 
-def _failed(order: Order, refund: Refund, code: str, message: str) -> Decision:
+def _failed(order: Order, refund: Refund, code: str, message: str, at_ms: int, schedule: Schedule) -> Decision:
     if refund.state in GIVEN_UP:
         return Decision(order)
     reversed_ = refund.state is SUCCEEDED
@@ -165,16 +176,21 @@ def _failed(order: Order, refund: Refund, code: str, message: str) -> Decision:
     if reversed_:
         announce, case = Announcement.REFUND_REVERSED, Reason.REFUND_REVERSED
         return Decision(moved, announce=announce, case=case, about=refund.refund_id)
-    # What the app asked for it can ask for again; what we owe somebody is for people then.
+    # What the app asked for it can ask for again; what we owe somebody is for people, or only has to be sent in time.
+    anew = _anew(moved, after, at_ms, schedule) if code == TOO_LATE and refund.cause is not RefundCause.APP else None
+    if anew is not None:
+        return Decision(with_refund(moved, anew), effects=(SubmitRefund(anew.refund_id),))
     case_ = None if refund.cause is RefundCause.APP else Reason.REFUND_FAILED
     return Decision(moved, announce=Announcement.REFUND_FAILED, case=case_, about=refund.refund_id)
 
 
-def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str) -> Decision:
+def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str, schedule: Schedule) -> Decision:
     if refund.state is ABNORMAL:
         return Decision(order)
     if refund.state in GIVEN_UP:
         return _case_once(order, refund, Reason.REFUND_ABNORMAL, message)
+    if refund.state is SUCCEEDED:  # nobody asks after it any more: from here on somebody does
+        refund = replace(refund, step=0, next_check_at_ms=deadlines.refund_check(schedule, 0, event.at_ms))
     after = replace(
         refund,
         state=ABNORMAL,
@@ -207,24 +223,33 @@ def _case_once(order: Order, refund: Refund, case: Reason, message: str) -> Deci
     return Decision(with_refund(order.advanced(), replace(refund, failure_message=message[:200])), case=case)
 
 
-def refund_refused(order: Order, event: RefundRefused, _: Schedule) -> Decision:
+def refund_refused(order: Order, event: RefundRefused, schedule: Schedule) -> Decision:
     """A definite no is the end of a refund that was sent once; an earlier sending may have moved the money."""
     refund = order.refund(event.refund_id)
     if refund is None or refund.state is not SUBMITTING:
         return Decision(order)
     if refund.submits == 1:
-        return _failed(order, refund, event.code, event.message)
+        return _failed(order, refund, event.code, event.message, event.at_ms, schedule)
     after = replace(refund, state=UNKNOWN, failure_code=event.code, failure_message=event.message[:200])
     return Decision(with_refund(order.advanced(), after), effects=(QueryRefund(refund.refund_id),))
 
 
 def refund_not_found(order: Order, event: RefundNotFound, schedule: Schedule) -> Decision:
-    """Unknown at the channel: sent again under its number, or, if it was refused since, failed."""
+    """Unknown at the channel: sent again under its number, or, if it was refused since, failed.
+
+    But not before none of the earlier sendings can be on its way still: its money would go back although the app had
+    been told that it does not, and had perhaps asked for it under another number.
+    """
     refund = order.refund(event.refund_id)
     if refund is None or refund.state not in (SUBMITTING, UNKNOWN):
         return Decision(order)
     if refund.failure_code is not None:
-        return _failed(order, refund, refund.failure_code, refund.failure_message or "")
+        final_ms = refund.submitted_at_ms + schedule.not_found_final_ms
+        if event.at_ms >= final_ms or refund.failure_code == TOO_LATE:  # of that its channel has waited for the end
+            return _failed(order, refund, refund.failure_code, refund.failure_message or "", event.at_ms, schedule)
+        if (refund.next_check_at_ms or 0) <= final_ms:
+            return Decision(order)
+        return Decision(with_refund(order.advanced(), replace(refund, next_check_at_ms=final_ms)))
     return Decision(_sent_again(order, refund, event.at_ms, schedule), effects=(SubmitRefund(refund.refund_id),))
 
 
@@ -285,16 +310,46 @@ def _troubled(order: Order, refund: Refund) -> bool:
     return refund.state in (UNKNOWN, ABNORMAL)
 
 
-def send_again(order: Order, refunds: tuple[Refund, ...], at_ms: int, schedule: Schedule) -> Order:
-    """These refunds, from the first rung, under their numbers. The order's version moves by one."""
-    version = order.version + 1
+def send_again(
+    order: Order, refunds: tuple[Refund, ...], at_ms: int, schedule: Schedule
+) -> tuple[Order, tuple[Effect, ...]]:
+    """These refunds, from the first rung: under their numbers, unless those have come to their end at the channel.
+
+    The order's version moves by one.
+    """
+    version, sent = order.version + 1, list[Effect]()
     for refund in refunds:
-        order = _sent_again(order, replace(refund, step=0), at_ms, schedule)
-    return replace(order, version=version)
+        anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None
+        order = (
+            _sent_again(order, replace(refund, step=0), at_ms, schedule) if anew is None else with_refund(order, anew)
+        )
+        sent.append(SubmitRefund(refund.refund_id if anew is None else anew.refund_id))
+    return replace(order, version=version), tuple(sent)
+
+
+def _spent(refund: Refund) -> bool:
+    """Whether the channel will never again move money under its number: there it failed, or it can not be sent."""
+    return refund.state in GIVEN_UP and refund.failure_code in (RefundWord.FAILED, TOO_LATE)
+
+
+def _anew(order: Order, refund: Refund, at_ms: int, schedule: Schedule) -> Refund | None:
+    """The refund of the same money under the next number, if there is money and room for it."""
+    payment = _payment_of(order, refund)
+    if payment is None or _exhausted(order, payment):
+        return None
+    return give_back(order, payment, refund.cause, at_ms, schedule)
+
+
+def _exhausted(order: Order, payment: Payment) -> bool:
+    return sum(refund.gives_back(payment) for refund in order.refunds) >= REFUNDS_MAX
+
+
+def _payment_of(order: Order, refund: Refund) -> Payment | None:
+    return next((payment for payment in order.payments if refund.gives_back(payment)), None)
 
 
 def _room_for(order: Order, refund: Refund) -> bool:
-    payment = next((payment for payment in order.payments if refund.gives_back(payment)), None)
+    payment = _payment_of(order, refund)
     return payment is not None and order.refunding(payment) + refund.amount <= payment.amount
 
 

@@ -4,36 +4,24 @@ The channel's ledger says what was really paid. `audit` is a pure function over 
 the shop by it; `bench/ledgers.py` fetches the values. What each count means:
 
     lost      paid at a channel, but not paid at the gateway, or the shop was not told; or an order that the
-              gateway had promised the shop and does not have
-    double    an order credited or fulfilled more than once, or paid twice at its channels with nothing to show for it
-    phantom   paid at the gateway or the shop, but at no channel
-    mismatch  the ledgers differ in amount, currency, number, attempt, channel, account or transaction
+              gateway had promised the shop and does not have; or a refund that its channel never heard of
+    double    money kept or given back twice: an order credited or fulfilled more than once, or paid more than once
+              and what is too much not given back, or given back more than once
+    phantom   paid at the gateway or the shop, but at no channel; or given back at the gateway alone
+    mismatch  the ledgers differ in amount, currency, number, attempt, channel, account, transaction or refund
 
 A transaction's number is its channel's own: only together with channel and account does it name one.
 """
 
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from bench.ledgers import ChannelPayment, GatewayPayment, Ledgers, ShopOrder
-
-T = TypeVar("T")
-K = TypeVar("K")
-Transaction: TypeAlias = tuple[str, str, str]  # channel, account, the channel's number
-
-ORDER_ID_CHARS = 26  # an attempt is the order's id and two digits, and that is what the channel sees
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One order (or transaction) that something is wrong with, and the channel it was to be paid through, if known."""
-
-    subject: str
-    why: str
-    channel: str = ""
+from bench.books import ORDER_ID_CHARS, Books, Finding, transaction_of
+from bench.giving_back import excesses, kept_twice, refunds_differ, refunds_invented, refunds_lost, went_back
+from bench.ledgers import Ledgers
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -45,25 +33,31 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class ChannelReport(msgspec.Struct, frozen=True):
-    """One channel's part of the counts. Each order counts at one channel, so that the parts add up."""
+    """One channel's part of the counts. Each order counts at one channel, so that the parts add up; what was paid too
+    much, where that was."""
 
     paid_at_channel: int = 0
     paid_here: int = 0
     told: int = 0
     dropped: int = 0
     found_by_query: int = 0
+    excess: int = 0
+    given_back: int = 0
     lost: int = 0
     control_paid_at_channel: int = 0
     control_lost: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The verdict. The lists hold one finding per order."""
+    """The verdict. The lists hold one finding per order. `excess` counts payments beyond their order's own,
+    `given_back` those of them whose money is with the payer again."""
 
     orders: int
     paid_at_channel: int
     paid_here: int
     told: int
+    excess: int
+    given_back: int
     lost: list[Finding]
     double: list[Finding]
     phantom: list[Finding]
@@ -83,19 +77,29 @@ class Report(msgspec.Struct, frozen=True):
 
 def audit(ledgers: Ledgers) -> Report:
     """Compare everything with everything."""
-    books = _Books(ledgers)
+    books = Books(ledgers)
     told = [order for order in ledgers.shop_orders if order.fulfilled_count]
-    lost = _one_an_order([*_not_credited(books), *_not_told(books), *_forgotten(books)])
+    lost = _one_an_order([*_not_credited(books), *_not_told(books), *_forgotten(books), *refunds_lost(books)])
+    doubles = (*_credited_twice(books), *_fulfilled_twice(books), *_excess_unrecorded(books), *kept_twice(books))
+    phantoms = (*_invented_at_gateway(books), *_invented_at_shop(books), *refunds_invented(books))
+    mismatches = (
+        *_attempts_differ(books),
+        *_transactions_differ(books),
+        *_orders_differ(books),
+        *refunds_differ(books),
+    )
     control_lost = list(_control_lost(ledgers))
     return Report(
         orders=len(ledgers.shop_orders),
         paid_at_channel=len(books.paid),
         paid_here=sum(order.state == "paid" for order in ledgers.gateway_orders),
         told=len(told),
+        excess=len(excesses(books)),
+        given_back=sum(went_back(books, payment) == payment.amount for payment in excesses(books)),
         lost=lost,
-        double=_one_an_order([*_credited_twice(books), *_fulfilled_twice(books), *_excess_unrecorded(books)]),
-        phantom=_one_an_order([*_invented_at_gateway(books), *_invented_at_shop(books)]),
-        mismatch=_one_an_order([*_attempts_differ(books), *_transactions_differ(books), *_orders_differ(books)]),
+        double=_one_an_order(doubles),
+        phantom=_one_an_order(phantoms),
+        mismatch=_one_an_order(mismatches),
         control_lost=control_lost,
         learned_by=dict(Counter(payment.learned_by for payment in ledgers.gateway_payments)),
         told_by=dict(Counter(order.learned_by or "unknown" for order in told)),
@@ -105,72 +109,33 @@ def audit(ledgers: Ledgers) -> Report:
     )
 
 
-def transaction_of(payment: ChannelPayment | GatewayPayment) -> Transaction:
-    """What names a transaction."""
-    return payment.channel, payment.account, payment.transaction
-
-
-class _Books:
-    """The ledgers, opened at the right pages."""
-
-    def __init__(self, ledgers: Ledgers) -> None:
-        self.ledgers = ledgers
-        self.paid = _grouped((payment.out_trade_no[:ORDER_ID_CHARS], payment) for payment in ledgers.payments)
-        self.transactions = {transaction_of(payment): payment for payment in ledgers.payments}
-        self.numbered = {payment.transaction: payment for payment in ledgers.payments}
-        self.orders = {order.order_id: order for order in ledgers.gateway_orders}
-        self.attempts = {attempt.attempt_id: attempt for attempt in ledgers.gateway_attempts}
-        self.recorded = _grouped((payment.order_id, payment) for payment in ledgers.gateway_payments)
-        self.by_number = {order.out_order_no: order for order in ledgers.gateway_orders}
-        self.shop = {order.out_order_no: order for order in ledgers.shop_orders}
-
-    def credits(self, order_id: str) -> list[GatewayPayment]:
-        return [payment for payment in self.recorded.get(order_id, []) if payment.kind == "credit"]
-
-    def truth(self, payment: GatewayPayment) -> ChannelPayment | None:
-        """What the channel knows of a recorded payment; if nobody took it under that name, under its number alone."""
-        return self.transactions.get(transaction_of(payment)) or self.numbered.get(payment.transaction)
-
-    def channel(self, order_id: str) -> str:
-        """Where the order was paid, or should have been."""
-        payments: list[ChannelPayment | GatewayPayment] = [*self.paid.get(order_id, []), *self.credits(order_id)]
-        if payments:
-            return payments[0].channel
-        order = self.orders.get(order_id)
-        customer = self.shop.get(order.out_order_no) if order else None
-        return customer.channel if customer else ""
-
-    def channel_of_customer(self, customer: ShopOrder) -> str:
-        """The same, as seen from the shop."""
-        order = self.by_number.get(customer.out_order_no)
-        return self.channel(order.order_id) if order else customer.channel
-
-
 # --- lost ------------------------------------------------------------------------------------------------------------
 
 
-def _not_credited(books: _Books) -> Iterator[Finding]:
+def _not_credited(books: Books) -> Iterator[Finding]:
     for order_id, payments in books.paid.items():
         order, channel = books.orders.get(order_id), payments[0].channel
         if order is None:
             yield Finding(order_id, f"paid at {channel}, unknown to the gateway", channel)
+        elif books.nothing_owed(order_id):
+            continue  # its app wants no such money: whether it went back is looked at with the excess
         elif order.state != "paid":
             yield Finding(order_id, f"paid at {channel}, {order.state} at the gateway", channel)
         elif not books.credits(order_id):
             yield Finding(order_id, f"paid at {channel} and the gateway, but no payment is recorded", channel)
 
 
-def _not_told(books: _Books) -> Iterator[Finding]:
+def _not_told(books: Books) -> Iterator[Finding]:
     for order_id, payments in books.paid.items():
         order, channel = books.orders.get(order_id), payments[0].channel
         customer = books.shop.get(order.out_order_no) if order else None
         if order and customer is None:
             yield Finding(order_id, f"paid at {channel}, unknown to the shop", channel)
-        elif customer and not customer.fulfilled_count:
+        elif customer and not customer.fulfilled_count and not books.nothing_owed(order_id):
             yield Finding(order_id, f"paid at {channel}, the shop was not told", channel)
 
 
-def _forgotten(books: _Books) -> Iterator[Finding]:
+def _forgotten(books: Books) -> Iterator[Finding]:
     for customer in books.ledgers.shop_orders:
         if customer.order_id is not None and customer.order_id not in books.orders:
             why = "the gateway had answered with this order and does not have it"
@@ -180,7 +145,7 @@ def _forgotten(books: _Books) -> Iterator[Finding]:
 # --- double ----------------------------------------------------------------------------------------------------------
 
 
-def _credited_twice(books: _Books) -> Iterator[Finding]:
+def _credited_twice(books: Books) -> Iterator[Finding]:
     for order_id in books.recorded:
         credited = books.credits(order_id)
         if len(credited) > 1:
@@ -194,14 +159,14 @@ def _credited_twice(books: _Books) -> Iterator[Finding]:
             yield Finding(number, f"{count} orders under one number")
 
 
-def _fulfilled_twice(books: _Books) -> Iterator[Finding]:
+def _fulfilled_twice(books: Books) -> Iterator[Finding]:
     for customer in books.ledgers.shop_orders:
         if customer.fulfilled_count > 1:
             subject, why = customer.order_id or customer.out_order_no, f"fulfilled {customer.fulfilled_count} times"
             yield Finding(subject, why, books.channel_of_customer(customer))
 
 
-def _excess_unrecorded(books: _Books) -> Iterator[Finding]:
+def _excess_unrecorded(books: Books) -> Iterator[Finding]:
     for order_id, payments in books.paid.items():
         recorded = {transaction_of(payment) for payment in books.recorded.get(order_id, [])}
         missing = [payment for payment in payments if transaction_of(payment) not in recorded]
@@ -213,7 +178,7 @@ def _excess_unrecorded(books: _Books) -> Iterator[Finding]:
 # --- phantom ---------------------------------------------------------------------------------------------------------
 
 
-def _invented_at_gateway(books: _Books) -> Iterator[Finding]:
+def _invented_at_gateway(books: Books) -> Iterator[Finding]:
     for payment in books.ledgers.gateway_payments:
         if books.truth(payment) is None:
             why = f"transaction {payment.transaction} is unknown to {payment.channel}"
@@ -224,7 +189,7 @@ def _invented_at_gateway(books: _Books) -> Iterator[Finding]:
             yield Finding(order.order_id, f"paid at the gateway, not at {channel or 'any channel'}", channel)
 
 
-def _invented_at_shop(books: _Books) -> Iterator[Finding]:
+def _invented_at_shop(books: Books) -> Iterator[Finding]:
     for customer in books.ledgers.shop_orders:
         order = books.by_number.get(customer.out_order_no)
         if customer.fulfilled_count and (order is None or order.order_id not in books.paid):
@@ -235,7 +200,7 @@ def _invented_at_shop(books: _Books) -> Iterator[Finding]:
 # --- mismatch --------------------------------------------------------------------------------------------------------
 
 
-def _attempts_differ(books: _Books) -> Iterator[Finding]:
+def _attempts_differ(books: Books) -> Iterator[Finding]:
     for payment in books.ledgers.payments:
         order_id, channel = payment.out_trade_no[:ORDER_ID_CHARS], payment.channel
         attempt = books.attempts.get(payment.out_trade_no)
@@ -250,7 +215,7 @@ def _attempts_differ(books: _Books) -> Iterator[Finding]:
             yield Finding(order_id, f"paid at {theirs}, but {payment.out_trade_no} is an attempt at {ours}", channel)
 
 
-def _transactions_differ(books: _Books) -> Iterator[Finding]:
+def _transactions_differ(books: Books) -> Iterator[Finding]:
     for payment in books.ledgers.gateway_payments:
         truth, channel = books.truth(payment), payment.channel
         if truth is None:
@@ -266,7 +231,7 @@ def _transactions_differ(books: _Books) -> Iterator[Finding]:
             yield Finding(payment.order_id, why, channel)
 
 
-def _orders_differ(books: _Books) -> Iterator[Finding]:
+def _orders_differ(books: Books) -> Iterator[Finding]:
     for order in books.ledgers.gateway_orders:
         credited, channel = sum(p.amount for p in books.credits(order.order_id)), books.channel(order.order_id)
         if credited != order.paid_amount or (order.state == "paid" and credited != order.amount):
@@ -299,7 +264,7 @@ def _control_lost(ledgers: Ledgers) -> Iterator[Finding]:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _by_channel(books: _Books, lost: list[Finding], control_lost: list[Finding]) -> dict[str, ChannelReport]:
+def _by_channel(books: Books, lost: list[Finding], control_lost: list[Finding]) -> dict[str, ChannelReport]:
     ledgers = books.ledgers
     counts = {
         "paid_at_channel": Counter(payments[0].channel for payments in books.paid.values()),
@@ -307,6 +272,8 @@ def _by_channel(books: _Books, lost: list[Finding], control_lost: list[Finding])
         "told": Counter(books.channel_of_customer(each) for each in ledgers.shop_orders if each.fulfilled_count),
         "dropped": Counter(payment.channel for payment in ledgers.payments if payment.dropped),
         "found_by_query": Counter(p.channel for p in ledgers.gateway_payments if p.learned_by == "query"),
+        "excess": Counter(payment.channel for payment in excesses(books)),
+        "given_back": Counter(p.channel for p in excesses(books) if went_back(books, p) == p.amount),
         "lost": Counter(finding.channel for finding in lost),
         "control_paid_at_channel": Counter(payment.channel for payment in ledgers.control_payments),
         "control_lost": Counter(finding.channel for finding in control_lost),
@@ -317,12 +284,12 @@ def _by_channel(books: _Books, lost: list[Finding], control_lost: list[Finding])
     return {channel: ChannelReport(**{name: counts[name][channel] for name in counts}) for channel in sorted(channels)}
 
 
-def _known_after_s(books: _Books) -> list[float]:
+def _known_after_s(books: Books) -> list[float]:
     pairs = ((payment, books.truth(payment)) for payment in books.ledgers.gateway_payments)
     return [payment.learned_at_s - truth.paid_at_s for payment, truth in pairs if truth is not None]
 
 
-def _told_after_s(books: _Books) -> list[float]:
+def _told_after_s(books: Books) -> list[float]:
     waits = []
     for order_id, payments in books.paid.items():
         order = books.orders.get(order_id)
@@ -346,10 +313,3 @@ def _one_an_order(findings: Iterable[Finding]) -> list[Finding]:
     for finding in findings:
         first.setdefault(finding.subject, finding)
     return list(first.values())
-
-
-def _grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
-    groups: dict[K, list[T]] = defaultdict(list)
-    for key, value in pairs:
-        groups[key].append(value)
-    return dict(groups)

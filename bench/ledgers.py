@@ -9,8 +9,17 @@ import asyncpg
 import msgspec
 
 
+class ChannelRefund(msgspec.Struct, frozen=True):
+    """Money that the channel gave back, or is to give back: `state` is processing, succeeded, failed or abnormal."""
+
+    number: str
+    amount: int
+    state: str
+
+
 class ChannelPayment(msgspec.Struct, frozen=True):
-    """Money that moved, as the channel wrote it down. `dropped`: it will never tell of it; `acknowledged`: it has."""
+    """Money that moved, as the channel wrote it down, and what of it went back. `dropped`: it will never tell of the
+    payment; `acknowledged`: it has."""
 
     channel: str
     account: str
@@ -21,6 +30,7 @@ class ChannelPayment(msgspec.Struct, frozen=True):
     paid_at_s: float
     dropped: bool = False
     acknowledged: bool = False
+    refunds: tuple[ChannelRefund, ...] = ()
 
 
 class GatewayOrder(msgspec.Struct, frozen=True):
@@ -32,6 +42,7 @@ class GatewayOrder(msgspec.Struct, frozen=True):
     amount: int
     currency: str
     paid_amount: int
+    refunded_amount: int = 0
 
 
 class GatewayAttempt(msgspec.Struct, frozen=True):
@@ -56,6 +67,20 @@ class GatewayPayment(msgspec.Struct, frozen=True):
     currency: str
     learned_by: str
     learned_at_s: float
+
+
+class GatewayRefund(msgspec.Struct, frozen=True):
+    """A row of the gateway's refunds: `refund_id` is its number at the channel; `cause` app, excess, late or people."""
+
+    refund_id: str
+    order_id: str
+    attempt_id: str
+    channel: str
+    account: str
+    transaction: str
+    cause: str
+    amount: int
+    state: str
 
 
 class ShopOrder(msgspec.Struct, frozen=True):
@@ -87,6 +112,7 @@ class Ledgers(msgspec.Struct, frozen=True):
     gateway_orders: list[GatewayOrder]
     gateway_attempts: list[GatewayAttempt]
     gateway_payments: list[GatewayPayment]
+    gateway_refunds: list[GatewayRefund]
     shop_orders: list[ShopOrder]
     control_payments: list[ChannelPayment] = []
     control_orders: list[ControlOrder] = []
@@ -105,17 +131,21 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     amount: int = 0
     currency: str = ""
     account: str = ""
+    refund_no: str = ""
+    state: str = ""
 
 
 DROPPED, NOTIFIED = "notification_dropped", "notified"
-OF_PAYMENTS = ("paid", DROPPED, NOTIFIED)
-_MARKS = [f'"{kind}"'.encode() for kind in OF_PAYMENTS]  # in every line of theirs, and in few others
+REFUND_OPENED, REFUND_SETTLED = "refund_opened", "refund_settled"
+OF_MONEY = ("paid", DROPPED, NOTIFIED, REFUND_OPENED, REFUND_SETTLED)
+BY_ITSELF = "AUTO"  # begins the number of what a platform gives back unasked: that payment was never the merchant's
+_MARKS = [f'"{kind}"'.encode() for kind in OF_MONEY]  # in every line of theirs, and in few others
 
 _decode_entry = msgspec.json.Decoder(_Entry).decode
 
 
 def read_channel_ledger(path: Path, merchants: Mapping[str, str]) -> list[ChannelPayment]:
-    """What one merchant was paid.
+    """What one merchant was paid, and gave back.
 
     Args:
         merchants: what each channel calls it.
@@ -124,13 +154,29 @@ def read_channel_ledger(path: Path, merchants: Mapping[str, str]) -> list[Channe
     """
     lines = path.read_bytes().split(b"\n")[:-1]
     entries = (_decode_entry(line) for line in lines if any(mark in line for mark in _MARKS))
-    ours = [e for e in entries if e.kind in OF_PAYMENTS and merchants.get(e.channel) == e.merchant]
+    ours = [e for e in entries if e.kind in OF_MONEY and merchants.get(e.channel) == e.merchant]
     # A topic names a refund: that was to be told, not the payment.
     told = {(each.kind, each.channel, each.out_trade_no) for each in ours if not each.topic}
-    return [_channel_payment(each, told) for each in ours if each.kind == "paid"]
+    back = _channel_refunds(ours)
+    paid = [_channel_payment(each, told, back) for each in ours if each.kind == "paid"]
+    return [each for each in paid if not any(refund.number.startswith(BY_ITSELF) for refund in each.refunds)]
 
 
-def _channel_payment(entry: _Entry, told: set[tuple[str, str, str]]) -> ChannelPayment:
+def _channel_refunds(entries: list[_Entry]) -> dict[tuple[str, str], list[ChannelRefund]]:
+    """By channel and the payment's number; each as the last line of it says."""
+    settled = {(e.channel, e.refund_no): e.state for e in entries if e.kind == REFUND_SETTLED}
+    back: dict[tuple[str, str], list[ChannelRefund]] = {}
+    for each in entries:
+        if each.kind == REFUND_OPENED:
+            state = settled.get((each.channel, each.refund_no), "processing")
+            refund = ChannelRefund(each.refund_no, each.amount, state)
+            back.setdefault((each.channel, each.out_trade_no), []).append(refund)
+    return back
+
+
+def _channel_payment(
+    entry: _Entry, told: set[tuple[str, str, str]], back: dict[tuple[str, str], list[ChannelRefund]]
+) -> ChannelPayment:
     return ChannelPayment(
         channel=entry.channel,
         account=entry.account,
@@ -141,30 +187,35 @@ def _channel_payment(entry: _Entry, told: set[tuple[str, str, str]]) -> ChannelP
         paid_at_s=entry.at,
         dropped=(DROPPED, entry.channel, entry.out_trade_no) in told,
         acknowledged=(NOTIFIED, entry.channel, entry.out_trade_no) in told,
+        refunds=tuple(back.get((entry.channel, entry.out_trade_no), ())),
     )
 
 
-ORDERS_SQL = "SELECT order_id, out_order_no, state, amount, currency, paid_amount FROM orders"
+ORDERS_SQL = "SELECT order_id, out_order_no, state, amount, currency, paid_amount, refunded_amount FROM orders"
 ATTEMPTS_SQL = "SELECT attempt_id, order_id, channel, account FROM attempts"
 PAYMENTS_SQL = (
     "SELECT order_id, attempt_id, channel, account, channel_transaction, kind, amount, currency, learned_by,"
     " extract(epoch FROM learned_at)::float8 FROM payments"
 )
+REFUNDS_SQL = (
+    "SELECT refund_id, order_id, attempt_id, channel, account, channel_transaction, cause, amount, state FROM refunds"
+)
 
 
 async def read_gateway_ledger(
     database_url: str,
-) -> tuple[list[GatewayOrder], list[GatewayAttempt], list[GatewayPayment]]:
-    """Orders, attempts and payments of one moment, over a connection that can not write."""
+) -> tuple[list[GatewayOrder], list[GatewayAttempt], list[GatewayPayment], list[GatewayRefund]]:
+    """Orders, attempts, payments and refunds of one moment, over a connection that can not write."""
     connection = await asyncpg.connect(database_url, server_settings={"default_transaction_read_only": "on"})
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             orders = [GatewayOrder(*row) for row in await connection.fetch(ORDERS_SQL)]
             attempts = [GatewayAttempt(*row) for row in await connection.fetch(ATTEMPTS_SQL)]
             payments = [GatewayPayment(*row) for row in await connection.fetch(PAYMENTS_SQL)]
+            refunds = [GatewayRefund(*row) for row in await connection.fetch(REFUNDS_SQL)]
     finally:
         await connection.close()
-    return orders, attempts, payments
+    return orders, attempts, payments, refunds
 
 
 SHOP_SQL = (
@@ -175,16 +226,17 @@ SHOP_SQL = (
 
 def read_shop_ledger(path: Path) -> list[ShopOrder]:
     """The shop's orders."""
-    return [ShopOrder(*row) for row in _sqlite_rows(path, SHOP_SQL)]
+    return [ShopOrder(*row) for row in sqlite_rows(path, SHOP_SQL)]
 
 
 def read_control_ledger(path: Path) -> list[ControlOrder]:
     """The control arm's orders."""
-    rows = _sqlite_rows(path, "SELECT out_trade_no, paid FROM orders")
+    rows = sqlite_rows(path, "SELECT out_trade_no, paid FROM orders")
     return [ControlOrder(out_trade_no, bool(paid)) for out_trade_no, paid in rows]
 
 
-def _sqlite_rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+def sqlite_rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Read a file that another process writes."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     try:
         return connection.execute(sql).fetchall()

@@ -170,3 +170,22 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def with_children(pid: int) -> list[int]:
+    """The process and those that it started itself, as far as the kernel tells (Linux)."""
+    found = [pid]
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def send_to(pids: Sequence[int], number: signal.Signals) -> None:
+    """Send a signal to processes, of which some may have ended by now."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -227,7 +227,8 @@ class Accepted(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """pay: a definite no to this submission, by a whitelisted code: it gave nobody anything to pay with.
 
-    refund: a definite no; nothing was moved and nothing will be under this number.
+    refund: a definite no; nothing was moved and nothing will be under this number. The code `too_late`: because it was
+    not sent in the time in which the channel would have taken it; under a fresh number it can be.
     """
 
     code: str

@@ -6,6 +6,11 @@ import msgspec
 
 from actors.deadlines import Schedule
 from gateway.config import Channels, Checks, OwnChecks
+from gateway.config.sections import BarcodeMethod
+
+# A bar code does not wait for a person. Where everything is asked after sooner than that, so is a bar code.
+BARCODE_TIMEOUT_MS = 5000
+BARCODE_QUERIES_MS = (5000, 10_000, 15_000)
 
 
 def schedule_of(checks: Checks, channels: Channels) -> Schedule:
@@ -27,9 +32,18 @@ def _by_method(schedule: Schedule, channels: Channels) -> Iterator[tuple[tuple[s
     for channel, section in channels.installed().items():
         of_channel = _inheriting(schedule, section.checks)
         for name, method in msgspec.structs.asdict(section.methods).items():
-            own = _inheriting(of_channel, method.checks)
+            inherited = _for_barcodes(of_channel) if isinstance(method, BarcodeMethod) else of_channel
+            own = _inheriting(inherited, method.checks)
             if own != schedule:
                 yield (channel, name), own
+
+
+def _for_barcodes(schedule: Schedule) -> Schedule:
+    return msgspec.structs.replace(
+        schedule,
+        timeout_ms=min(schedule.timeout_ms, BARCODE_TIMEOUT_MS),
+        queries_ms=min(schedule.queries_ms, BARCODE_QUERIES_MS, key=sum),
+    )
 
 
 def _inheriting(schedule: Schedule, own: OwnChecks) -> Schedule:

@@ -91,6 +91,7 @@ class EffectRunner:
         self._clock = clock
         self._public_url = public_url
         self._tell: Callable[[str, Event], Asked] | None = None
+        self._when_ended: Callable[[str, str, bool], None] = lambda _channel, _order_id, _known: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._queries: set[tuple[str, int | str]] = set()
         self._room = asyncio.Event()
@@ -99,6 +100,10 @@ class EffectRunner:
     def connect(self, tell: Callable[[str, Event], Asked]) -> None:
         """Close the circle: who hears what came of an effect."""
         self._tell = tell
+
+    def when_ended(self, ended: Callable[[str, str, bool], None]) -> None:
+        """Have `ended` hear of every outcome: its channel, its order, and whether it is known."""
+        self._when_ended = ended
 
     def __call__(self, order: Order, effects: Sequence[Effect]) -> None:
         """Start effects; returns at once."""
@@ -142,6 +147,8 @@ class EffectRunner:
             self._queries.discard(_query_key(order, effect) or ("", 0))
         if event is not None:
             probe("after_channel")
+            known = not isinstance(event, OutcomeUnknown | RefundOutcomeUnknown)
+            self._when_ended(_channel_of(order, effect), order.order_id, known)
             await self._report(order.order_id, event)
 
     async def _outcome(self, order: Order, effect: Effect) -> Event | None:
@@ -190,12 +197,12 @@ class EffectRunner:
         return self._refunded(refund_id, outcome)
 
     def _refund_request(self, order: Order, refund: Refund, key: RefundKey) -> RefundRequest:
-        total = next(payment.amount for payment in order.payments if refund.gives_back(payment))
+        payment = next(payment for payment in order.payments if refund.gives_back(payment))
         return RefundRequest(
             refund=key,
             amount=refund.amount,
-            total=total,
-            currency=order.content.currency,
+            total=payment.amount,
+            currency=payment.currency,  # of held money it may be another than the order's
             reason=refund.reason or REFUND_REASON,
             notify_url=f"{self._public_url}/callbacks/{refund.channel}/refunds/{refund.refund_id}",
         )
@@ -323,6 +330,15 @@ def _query_key(order: Order, effect: Effect) -> tuple[str, int | str] | None:
             return order.order_id, refund_id
         case _:
             return None
+
+
+def _channel_of(order: Order, effect: Effect) -> str:
+    """The channel that an effect is about; empty if it is about nothing that the order has."""
+    if isinstance(effect, SubmitRefund | QueryRefund):
+        refund = order.refund(effect.refund_id)
+        return "" if refund is None else refund.channel
+    attempt = order.attempt(effect.number)
+    return "" if attempt is None else attempt.channel
 
 
 def _storable(text: str) -> str:

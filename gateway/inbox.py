@@ -17,7 +17,7 @@ from actors.checkpoint import Arrival
 from actors.errors import OrderNotFound, WriteRejected
 from actors.events import Event, Source
 from actors.ports import Clock
-from channels.contract import Channel, ChannelPayment, ChannelRefund
+from channels.contract import Channel, ChannelPayment, ChannelRefund, Notified
 from channels.errors import NotificationRejected
 from gateway.config import Notifications as Settings
 from gateway.effect_runner import payment_reported, refund_reported
@@ -29,6 +29,7 @@ CLAIM_ROWS = 50
 LEASE_S = 30.0  # a telling is a load and a commit: seconds at the worst
 FORGET_EVERY_S = 30.0
 FORGET_ROWS = 1000  # of one statement, which holds its locks for milliseconds
+FORGET_PAGES = 20  # of one look: who is parked does not wait until years are forgotten
 FORGET_PAUSE_S = 0.05
 DAY_MS = 86_400_000
 
@@ -36,8 +37,16 @@ _REFUND_ID = re.compile(r"[0-9A-Z]{26}[RX][0-9A-Z]{5}\Z")
 
 log = structlog.get_logger(__name__)
 
+
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a parked notification says, as it is kept and as a case shows it: one of the two."""
+
+    payment: ChannelPayment | None = None
+    refund: ChannelRefund | None = None
+
+
 _encode = msgspec.json.Encoder().encode
-_said = msgspec.json.Decoder(ChannelPayment).decode
+_said = msgspec.json.Decoder(Said).decode
 
 
 class Verdict(StrEnum):
@@ -115,11 +124,14 @@ class Inbox:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def park(self, notification_id: int, order_id: str, payment: ChannelPayment) -> None:
+    async def park(self, notification_id: int, order_id: str, notified: Notified) -> None:
         """Keep it in motion until its order turns up, or people look at it. Durable when this returns."""
-        money = (payment.channel, payment.account, payment.channel_transaction)
-        said = _encode(payment).decode()
-        await self._kept.park(notification_id, order_id, money, said, self._settings.parked_s[0])
+        if isinstance(notified, ChannelRefund):
+            said, number = Said(refund=notified), notified.refund_no
+        else:
+            said, number = Said(payment=notified), notified.channel_transaction
+        money, text = (notified.channel, notified.account, number), _encode(said).decode()
+        await self._kept.park(notification_id, order_id, money, text, self._settings.parked_s[0])
         self._metrics.parked["parked"].inc()
 
     async def tell_parked(self) -> int:
@@ -134,7 +146,7 @@ class Inbox:
         return len(due)
 
     async def forget(self) -> int:
-        """Delete what is older than it is to be kept, page by page; how many there were."""
+        """Delete what is older than it is to be kept, up to a number of pages; how many there were."""
         now_ms, settings = self._clock.now_ms(), self._settings
         before_ms = now_ms - int(settings.keep_days * DAY_MS)
         forgotten = await self._forget_before(before_ms, unverified=False)
@@ -144,7 +156,8 @@ class Inbox:
 
     async def _forget_before(self, before_ms: int, *, unverified: bool) -> int:
         forgotten = 0
-        while page := await self._kept.forget(before_ms, FORGET_ROWS, unverified=unverified):
+        for _ in range(FORGET_PAGES):
+            page = await self._kept.forget(before_ms, FORGET_ROWS, unverified=unverified)
             forgotten += page
             if page < FORGET_ROWS:
                 break
@@ -152,7 +165,7 @@ class Inbox:
         return forgotten
 
     async def _tell_again(self, parked: Parked) -> None:
-        verdict = await self._tell.payment(parked.order_id, _said(parked.said), parked.notification_id)
+        verdict = await self._repeat(parked)
         told = parked.tries + 1
         if verdict is Verdict.VERIFIED:
             await self._kept.unpark(parked.notification_id)
@@ -165,6 +178,13 @@ class Inbox:
             self._metrics.parked["orphaned"].inc()
             log.error("orphan_notification", order_id=parked.order_id, notification_id=parked.notification_id)
 
+    async def _repeat(self, parked: Parked) -> Verdict:
+        said = _said(parked.said)
+        if said.refund is not None:
+            return await self._tell.refund(said.refund, parked.notification_id)
+        assert said.payment is not None, "one of the two is parked"
+        return await self._tell.payment(parked.order_id, said.payment, parked.notification_id)
+
     async def _run(self) -> None:
         forgotten_at = -FORGET_EVERY_S
         while True:
@@ -172,9 +192,8 @@ class Inbox:
                 while await self.tell_parked() == CLAIM_ROWS:
                     pass
                 now = asyncio.get_running_loop().time()
-                if now - forgotten_at >= FORGET_EVERY_S:
+                if now - forgotten_at >= FORGET_EVERY_S and await self.forget() < FORGET_ROWS:
                     forgotten_at = now
-                    await self.forget()
             except Exception as error:  # the database is away: what is due is still due when it is back
                 log.warning("inbox_failed", error=f"{type(error).__name__}: {error}"[:300])
             await asyncio.sleep(LOOK_EVERY_S)
@@ -217,10 +236,11 @@ class Replay:
         except NotificationRejected as rejected:
             return rejected.reason
         if isinstance(notified, ChannelRefund):
-            return await self._tell.refund(notified, kept.notification_id)
-        if notified.out_trade_no != kept.order_id + kept.attempt:
-            return Verdict.MISDIRECTED
-        verdict = await self._tell.payment(kept.order_id, notified, kept.notification_id)
+            verdict = await self._tell.refund(notified, kept.notification_id)
+        elif notified.out_trade_no == kept.order_id + kept.attempt:
+            verdict = await self._tell.payment(kept.order_id, notified, kept.notification_id)
+        else:
+            verdict = Verdict.MISDIRECTED
         if verdict is Verdict.VERIFIED:
             await self._kept.unpark(kept.notification_id)
         return verdict

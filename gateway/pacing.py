@@ -85,6 +85,11 @@ class Breaker:
         """Whether whoever comes now is sent away."""
         return self._until_s is not None and (self._probing or self._now_s() < self._until_s)
 
+    @property
+    def silent(self) -> bool:
+        """Whether the last that was heard is silence, enough for a pause or not."""
+        return self._silences > 0 or self._until_s is not None
+
     def admit(self) -> Admission:
         """Let a conversation begin, or not. An admitted one must be settled, however it ends."""
         if self._until_s is None:

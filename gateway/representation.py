@@ -155,13 +155,14 @@ def refund_view(order: Order, refund: Refund) -> RefundView:
     failure = None
     if refund.failure_code is not None:
         failure = FailureView(refund.failure_code, refund.failure_message or "")
+    payment = next(payment for payment in order.payments if refund.gives_back(payment))
     return RefundView(
         refund_id=refund.refund_id,
         order_id=order.order_id,
         out_refund_no=refund.out_refund_no,
         cause=refund.cause,
         amount=refund.amount,
-        currency=order.content.currency,
+        currency=payment.currency,
         reason=refund.reason,
         state=refund.state,
         channel=refund.channel,

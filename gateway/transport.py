@@ -111,6 +111,11 @@ class Transport:
             await self._session.close()
             self._session = None
 
+    @property
+    def silent(self) -> bool:
+        """Whether the channel did not answer when it was last asked, or is not asked at all now."""
+        return self._breaker.silent
+
     async def run(self, make_flow: Callable[[Stamp], Flow[T]], *, op: str, retries: int = 0) -> T | Unknown:
         """Have one conversation with the channel, and its outcome. Never raises (but lets itself be cancelled).
 

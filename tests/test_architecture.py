@@ -37,7 +37,7 @@ FLOORS = [
     },
     {"storage", "transport", "dedup"},
     {"effect_runner", "databases"},
-    {"channel_keys", "checks", "inbox", "installation"},
+    {"channel_keys", "checks", "inbox", "installation", "unanswered"},
     {"api", "console", "webhooks", "reconciliation", "desk"},
     {"app", "casebook", "doctor", "replay"},
     {"cli"},

@@ -49,11 +49,11 @@ def _options() -> argparse.Namespace:
         prog="run demo",
         description="Orders, faults, kill -9, and an auditor who compares three ledgers. Ctrl-C drains and audits.",
     )
-    parser.add_argument("--seconds", type=_between(1, 3600), default=30.0, help="how long customers come (30)")
-    parser.add_argument("--rate", type=_between(0.1, 1000), default=100.0, help="orders a second (100)")
+    parser.add_argument("--seconds", type=between(1, 3600), default=30.0, help="how long customers come (30)")
+    parser.add_argument("--rate", type=between(0.1, 1000), default=100.0, help="orders a second (100)")
     parser.add_argument(
         "--seed",
-        type=_between(0, SEED_MAX, int),
+        type=between(0, SEED_MAX, int),
         help="decides faults, payers and kills; drawn and printed if left out",
     )
     parser.add_argument(
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _between(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+def between(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
     """A number within bounds, for argparse."""
 
     def number(text: str) -> float:

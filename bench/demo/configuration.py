@@ -55,8 +55,13 @@ def said() -> str:
     )
 
 
-def write_gateway(path: Path, addresses: Addresses, accounts: Mapping[str, Account]) -> None:
-    """Write the gateway's file; `accounts` are its own, by channel."""
+def write_gateway(
+    path: Path,
+    addresses: Addresses,
+    accounts: Mapping[str, Account],
+    overrides: Mapping[str, Mapping[str, object]] = {},
+) -> None:
+    """Write the gateway's file; `accounts` are its own, by channel. `overrides` replace single values of sections."""
     sections: dict[str, Mapping[str, object]] = {
         "server": {
             "host": "127.0.0.1",
@@ -74,7 +79,8 @@ def write_gateway(path: Path, addresses: Addresses, accounts: Mapping[str, Accou
         "webhooks": {**compressed(Webhooks()), "timeout_s": WEBHOOK_TIMEOUT_S},
         **channel_sections(accounts, addresses.channel_url),
     }
-    _write(path, sections)
+    names = [*sections, *(name for name in overrides if name not in sections)]
+    _write(path, {name: {**sections.get(name, {}), **overrides.get(name, {})} for name in names})
 
 
 def write_control(path: Path, channel_url: str, accounts: Mapping[str, Account]) -> None:

@@ -35,17 +35,20 @@ SHARES_OF_A_SHARE: Mapping[str, float] = MappingProxyType({"wechatpay.rotation":
 
 
 class Faults(msgspec.Struct, frozen=True):
-    """What the simulator does to both arms alike. `nasty`: the share of each of the rarer faults."""
+    """What the simulator does to both arms alike. `nasty`: the share of each of the rarer faults. `overtaken`: of the
+    closed payments that somebody was at, those that are paid all the same; the control arm closes none."""
 
     drop: float = 0.30
     duplicate: float = 0.10
     delay_s: float = 3.0
     error_rate: float = 0.05
     nasty: float = 0.01
+    overtaken: float = 0.5
 
     def shares(self, channels: Iterable[str]) -> dict[str, float]:
         """As the simulator's `--fault` takes them."""
         shares = {"drop": self.drop, "duplicate": self.duplicate, "delay_s": self.delay_s}
+        shares |= {"close_overtaken": self.overtaken}
         shares |= {"error_before": self.error_rate / 2, "error_after": self.error_rate / 2}
         if self.nasty:
             shares |= dict.fromkeys(EVERYWHERE, self.nasty)
@@ -57,7 +60,8 @@ class Faults(msgspec.Struct, frozen=True):
         """The common ones, in words."""
         return (
             f"drop {self.drop:.0%} of notifications, repeat {self.duplicate:.0%}, delay up to {self.delay_s:g} s;"
-            f" {self.error_rate:.0%} of the channels' answers are 500"
+            f" {self.error_rate:.0%} of the channels' answers are 500;"
+            f" {self.overtaken:.0%} pay what was closed under their hands"
         )
 
     def said_of_nasty(self, channels: Iterable[str]) -> str:

@@ -18,6 +18,11 @@ COUNTS_SQL = (
     " count(*) FILTER (WHERE p.learned_by = 'query') AS by_query"
     " FROM payments p JOIN orders o USING (order_id) GROUP BY p.channel"
 )
+TOO_MUCH_SQL = (
+    "SELECT p.channel, count(*) AS excess, count(r.refund_id) AS given_back FROM payments p LEFT JOIN refunds r"
+    " ON (r.channel, r.account, r.channel_transaction) = (p.channel, p.account, p.channel_transaction)"
+    " AND r.order_id = p.order_id AND r.state = 'succeeded' WHERE p.kind = 'excess' GROUP BY p.channel"
+)
 CONTROL_SQL = "SELECT channel, count(*), sum(paid) FROM orders GROUP BY channel"
 
 
@@ -31,6 +36,8 @@ class Figures(msgspec.Struct, frozen=True):
     paid_here: int = 0
     found_by_query: int = 0
     told: int = 0
+    excess: int = 0
+    given_back: int = 0
     control_orders: int = 0
     control_paid_at_channel: int = 0
     control_paid: int = 0
@@ -111,8 +118,13 @@ class Watch:
     async def _ask_gateway_ledger(self) -> dict[str, dict[str, int]]:
         if self._database is None:
             self._database = await asyncpg.connect(self._stage.database_url)
-        rows = await self._database.fetch(COUNTS_SQL)
-        return {row["channel"]: {"paid_here": row["paid"], "found_by_query": row["by_query"]} for row in rows}
+        counted = {
+            row["channel"]: {"paid_here": row["paid"], "found_by_query": row["by_query"]}
+            for row in await self._database.fetch(COUNTS_SQL)
+        }
+        for row in await self._database.fetch(TOO_MUCH_SQL):
+            counted[row["channel"]] |= {"excess": row["excess"], "given_back": row["given_back"]}
+        return counted
 
     async def _ask_shop(self) -> tuple[dict[str, dict[str, int]], int | None]:
         try:

@@ -10,14 +10,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.auditor import ChannelReport, Finding, Latency, Report
+from bench.auditor import ChannelReport, Latency, Report
+from bench.books import Finding
 from bench.demo.figures import Figures, Moment
 from bench.demo.stage import Kill
 
 LINE_EVERY_S = 2.0
 FINDINGS_SHOWN = 5
 KILLS_SHOWN = 4
-COLUMNS = ("", "orders", "paid at channel", "known to gateway", "told to shop", "dropped", "by query", "control knows")
+COLUMNS = (
+    *("", "orders", "paid at channel", "known to gateway", "told to shop", "dropped", "by query"),
+    *("too much", "given back", "control knows"),
+)
 
 
 class Picture:
@@ -80,13 +84,13 @@ class Picture:
         self._print(
             f"t={at_s:4.1f}s {phase:<8} orders {now.orders}  paid at channel {now.paid_at_channel}"
             f"  here {now.paid_here}  told {now.told}  dropped {now.notifications_dropped}"
-            f"  found by query {now.found_by_query}"
+            f"  found by query {now.found_by_query}  too much {now.excess}, given back {now.given_back}"
             f"  control {now.control_paid}/{now.control_paid_at_channel}"
         )
 
     def _drawn(self, at_s: float, now: Moment, phase: str) -> Group:
         total = now.total
-        open_here = max(0, total.paid_at_channel - total.told)
+        open_here = max(0, total.paid_at_channel - total.excess - total.told)
         open_control = max(0, total.control_paid_at_channel - total.control_paid)
         arms = Table.grid(padding=(0, 3))
         arms.add_row("holdfast", _missing(open_here))
@@ -117,6 +121,7 @@ class Picture:
             f" shop told by webhook {told.get('webhook', 0)}, by asking {told.get('answer', 0)};"
             f" settled after {settled_after_s:.1f}s"
         )
+        self._print(f"          paid beyond an order's own {report.excess}, given back {report.given_back}")
         for name, channel in channels.items():
             self._print(_channel_line(name, channel))
         self._print(
@@ -150,14 +155,15 @@ def _channels(now: Moment) -> Table:
 
 def _cells(figures: Figures) -> tuple[str, ...]:
     known = (figures.orders, figures.paid_at_channel, figures.paid_here, figures.told)
-    learned = (figures.notifications_dropped, figures.found_by_query)
+    learned = (figures.notifications_dropped, figures.found_by_query, figures.excess, figures.given_back)
     return (*map(str, known), *map(str, learned), f"{figures.control_paid}/{figures.control_paid_at_channel}")
 
 
 def _channel_line(name: str, channel: ChannelReport) -> Text:
     line = Text(
         f"          {name:<11} paid {channel.paid_at_channel}  here {channel.paid_here}  told {channel.told}"
-        f"  dropped {channel.dropped}  found by query {channel.found_by_query}   "
+        f"  dropped {channel.dropped}  found by query {channel.found_by_query}"
+        f"  too much {channel.excess}, given back {channel.given_back}   "
     )
     line.append(f"lost {channel.lost}", "bold red" if channel.lost else "green")
     return line.append(f"   control lost {channel.control_lost} of {channel.control_paid_at_channel}", "dim")

@@ -29,6 +29,8 @@ class Result(msgspec.Struct, frozen=True):
     paid_here: int
     told: int
     kills: int
+    excess: int
+    given_back: int
     lost: int
     double: int
     phantom: int
@@ -147,6 +149,8 @@ class Proof:
             paid_here=report.paid_here,
             told=report.told,
             kills=self._kills,
+            excess=report.excess,
+            given_back=report.given_back,
             lost=len(report.lost),
             double=len(report.double),
             phantom=len(report.phantom),

@@ -15,6 +15,7 @@ import msgspec
 from bench.demo import configuration
 from bench.demo.configuration import Addresses
 from bench.demo.faults import Faults
+from bench.gateways import add_app
 from bench.ledgers import (
     ChannelPayment,
     Ledgers,
@@ -23,7 +24,7 @@ from bench.ledgers import (
     read_gateway_ledger,
     read_shop_ledger,
 )
-from bench.processes import ROOT, Child, ProcessError, free_port, python
+from bench.processes import ROOT, Child, free_port, python
 from channels.simulator.cashier import page_of
 from channels.simulator.credentials import Account, make_credentials
 from gateway.embedded import Postgres, Valkey
@@ -35,6 +36,7 @@ WAYS = {
     "alipay": ("alipay.qr", "alipay.page", "alipay.wap"),
     "unionpay": ("unionpay.qr", "unionpay.web", "unionpay.wap"),
 }
+FICKLE = 0.1  # of the shop's customers look at one way to pay and take another; some then pay both
 SHOP_ASKS_AFTER_S = 8.0  # long enough that webhooks have the first word, short enough to help within the settling
 TILL_CLOSES_S = 0.2  # between the SIGTERM that ends the shop's selling and the one that ends the shop
 SDK = str(ROOT / "sdk")
@@ -151,7 +153,7 @@ class Stage:
 
     async def start_arms(self) -> None:
         """The shop that uses the gateway, and beside it the control arm, with the same customers."""
-        keys = await self._add_app()
+        keys = await add_app(self._config, "shop", f"{self.shop_url}/webhooks")
         self.api_key = keys["api_key"]
         self.start_at = time.time() + 1.0
         shop_port = self.shop_url.rpartition(":")[2]
@@ -161,7 +163,7 @@ class Stage:
                 "examples.shop",
                 *("--gateway", self.gateway_url, "--ledger", self.directory / "shop.sqlite", "--port", shop_port),
                 *("--ask-after-s", SHOP_ASKS_AFTER_S, "--return-to", f"{self.shop_url}/orders"),
-                *("--scan-at", f"{self.channel_url}/cashier", *self._customers()),
+                *("--scan-at", f"{self.channel_url}/cashier", "--fickle", FICKLE, *self._customers()),
             ),
             {"HOLDFAST_API_KEY": keys["api_key"], "HOLDFAST_WEBHOOK_SECRET": keys["webhook_secret"]},
         )
@@ -181,17 +183,6 @@ class Stage:
         play = self.play
         schedule = ("--rate", play.rate, "--seconds", play.seconds, "--start-at", self.start_at)
         return (*schedule, "--seed", play.seed, "--subject-prefix", play.subject_prefix, "--pay-with", play.pay_with)
-
-    async def _add_app(self) -> dict[str, str]:
-        command = python("gateway", "app", "add", "shop", "--webhook", f"{self.shop_url}/webhooks", "--json")
-        added = await asyncio.create_subprocess_exec(
-            *command, "--config", self._config, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        said, complaint = await asyncio.wait_for(added.communicate(), 30)
-        if added.returncode:
-            raise ProcessError(f"app add failed: {complaint.decode('utf-8', 'replace').strip()[-2000:]}")
-        keys: dict[str, str] = json.loads(said.splitlines()[-1])
-        return keys
 
     # --- the play
 
@@ -234,12 +225,13 @@ class Stage:
         """Everybody's books. The channel's first: what is read later can only know more of what was paid there."""
         payments = {name: self._channel_payments(name) for name in MERCHANTS}
         control_orders = read_control_ledger(self.directory / "control.sqlite")
-        orders, attempts, recorded = await read_gateway_ledger(self.database_url)
+        orders, attempts, recorded, refunds = await read_gateway_ledger(self.database_url)
         return Ledgers(
             payments=payments["holdfast"],
             gateway_orders=orders,
             gateway_attempts=attempts,
             gateway_payments=recorded,
+            gateway_refunds=refunds,
             shop_orders=read_shop_ledger(self.directory / "shop.sqlite"),
             control_payments=payments["control"],
             control_orders=control_orders,

@@ -15,7 +15,8 @@ import msgspec
 from bench.accounts import METHODS
 from bench.fuzz.corpus import Wanted
 from bench.fuzz.parties import Parties, make_parties
-from bench.processes import ROOT, Child, ProcessError, free_port, python
+from bench.gateways import add_app
+from bench.processes import Child, ProcessError, free_port, python
 from gateway.embedded import Postgres, Valkey
 
 # No payer pays, so nobody is asked whether one did: the fuzz is all that can credit an order.
@@ -37,7 +38,6 @@ timeout_s = 86400
 """
 ORDERS_SQL = "SELECT order_id, state, amount, paid_amount FROM orders"
 PAYMENTS_SQL = "SELECT order_id, account, kind, amount, currency FROM payments"
-ADD_APP_S = 30.0
 STOP_S = 15.0
 
 
@@ -103,7 +103,7 @@ class Stage:
             self._stack.push_async_callback(server.stop, force=True)
         self.gateway = self._child("gateway", python("gateway", "serve", "--config", config))
         await self.gateway.start(ready="serving")
-        self._api_key = await _add_app(config)
+        self._api_key = (await add_app(config, "fuzz"))["api_key"]
 
     def _child(self, name: str, argv: list[str]) -> Child:
         child = Child(name, argv, self._directory / f"{name}.log")
@@ -149,13 +149,3 @@ class Stage:
         finally:
             await connection.close()
         return Books({order.order_id: order for order in orders}, payments)
-
-
-async def _add_app(config: Path) -> str:
-    command = python("gateway", "app", "add", "fuzz", "--json", "--config", config)
-    pipe = asyncio.subprocess.PIPE
-    added = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=pipe)
-    said, complaint = await asyncio.wait_for(added.communicate(), ADD_APP_S)
-    if added.returncode:
-        raise ProcessError(f"app add failed: {complaint.decode('utf-8', 'replace')[-1000:]}")
-    return str(json.loads(said.splitlines()[-1])["api_key"])

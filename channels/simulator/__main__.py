@@ -21,7 +21,7 @@ from channels.simulator import cashier
 from channels.simulator.configuration import CHECKOUT, write_configuration
 from channels.simulator.credentials import KEY_MODULES, Account, make_credentials
 from channels.simulator.payers import Payers
-from channels.simulator.server import Settings, Simulator
+from channels.simulator.server import REFUND_AFTER_S, Settings, Simulator
 
 PORT = 9800
 ANSWER_WITHIN_S = 10.0
@@ -44,6 +44,7 @@ def _arguments() -> argparse.ArgumentParser:
     serve.add_argument("--pay-rate", type=float, default=Payers().rate)
     serve.add_argument("--pay-after-s", default="0.2:3.0", metavar="MIN:MAX")
     serve.add_argument("--pay-at-cashier", action="store_true", help="payers pay once the cashier's page was opened")
+    serve.add_argument("--refund-after-s", type=float, default=REFUND_AFTER_S, help="until a refund settles")
     serve.add_argument("--error-rate", type=float, default=0.0, help="500s, half of them after it was executed")
     serve.add_argument("--fault", nargs="+", default=[], metavar="[CHANNEL.]NAME=SHARE", help="of one platform or all")
     faults = verbs.add_parser("faults", help="show the faults of a running simulator, or change them")
@@ -73,6 +74,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         port=options.port,
         time_scale=options.time_scale,
         payers=msgspec.convert(payers, Payers),
+        refund_after_s=options.refund_after_s,
     )
 
 

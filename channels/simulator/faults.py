@@ -26,8 +26,9 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Of requests: `error_before`, `error_after` a 500 without and with the request executed; `timeout` executed, never
     answered; `rate_limited` too many, not executed; `slow` answered up to `slow_s` later.
 
-    Of closes: `close_race` the payer pays just before the close arrives. Of statements: `bill_not_ready`, and lines
-    that are `bill_missing`, `bill_extra` or say another amount (`bill_amount`).
+    Of closes: `close_race` the payer pays just before the close arrives; `close_overtaken` whoever was at it pays just
+    after. Of statements: `bill_not_ready`, and lines that are `bill_missing`, `bill_extra` or say another amount
+    (`bill_amount`).
 
     A platform's own faults are the fields that its own struct adds.
     """
@@ -44,6 +45,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow: Share = 0.0
     slow_s: Seconds = 2.0
     close_race: Share = 0.0
+    close_overtaken: Share = 0.0
     bill_not_ready: Share = 0.0
     bill_missing: Share = 0.0
     bill_extra: Share = 0.0

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from aiohttp import web
 
 from channels.simulator.cashier import Cashier
 from channels.simulator.delivery import Delivery
-from channels.simulator.faults import TIMEOUT, Faults, request_fault, slow_for_s
+from channels.simulator.faults import TIMEOUT, Faults, draw, request_fault, slow_for_s
 from channels.simulator.ledger import Ledger
 from channels.simulator.payers import Payers, pays_after_s
 from channels.simulator.platform import Call, Done, Incoming, Moment, PayOrder, Platform, Refusal, Reply
@@ -20,6 +21,7 @@ from channels.simulator.platforms import load_platforms
 from channels.simulator.steering import Steering
 from channels.simulator.trades import (
     AnyEntry,
+    Closed,
     Paid,
     Refund,
     RefundOpened,
@@ -28,12 +30,15 @@ from channels.simulator.trades import (
     Trade,
     Trades,
     TradeState,
+    about,
 )
 
 BODY_BYTES_MAX = 65536
 SILENCE_S = 60.0  # how long an answer that never comes keeps its connection
 CALLS_COUNTED_MAX = 1_000_000  # subjects whose requests are counted, for faults; then counting starts anew
 LEDGER_FILE = "ledger.jsonl"
+OVERTAKEN_AFTER_S = 0.1  # a payment that was under way arrives behind the close
+REFUND_AFTER_S = 0.5  # a refund that a platform has taken comes to something
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -45,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True):
     time_scale: float = 1.0
     faults: Mapping[str, Any] = {}
     payers: Payers = Payers()
-    refund_after_s: float = 0.5
+    refund_after_s: float = REFUND_AFTER_S
 
 
 class Simulator:
@@ -219,11 +224,11 @@ class Simulator:
     def _expect_payer(self, trade: Trade) -> None:
         after_s = pays_after_s(self.payers, self._settings.seed, trade.subject)
         if trade.key not in self._timers and after_s is not None:
-            self._later(trade.key, after_s, trade)
+            self._later(trade.key, after_s, partial(self.pay, trade))
 
-    def _later(self, key: tuple[str, ...], after_s: float, trade: Trade, refund: Refund | None = None) -> None:
+    def _later(self, key: tuple[str, ...], after_s: float, work: Callable[[], Coroutine[None, None, None]]) -> None:
         def act() -> None:
-            task = asyncio.ensure_future(self.pay(trade) if refund is None else self._settle(trade, refund))
+            task = asyncio.ensure_future(work())
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
@@ -241,6 +246,12 @@ class Simulator:
         if settled is not None and refund.state is RefundState.PROCESSING:
             await self._write_down((settled,))
 
+    async def settle(self, trade: Trade, refund_no: str, state: RefundState) -> None:
+        """A refund comes to this now, whatever it has come to before: a bank may send money back days later."""
+        success_at = int(time.time()) if state is RefundState.SUCCEEDED else 0
+        settled = RefundSettled(at=time.time(), **about(trade), refund_no=refund_no, state=state, success_at=success_at)
+        await self._write_down((settled,))
+
     async def _write_down(self, entries: tuple[AnyEntry, ...]) -> None:
         """Make entries true and durable; then tell whom they concern."""
         trades = [self._record(entry) for entry in entries]
@@ -251,11 +262,19 @@ class Simulator:
                     self.delivery.begin(trade)
                 case RefundSettled():
                     self.delivery.begin(trade, entry.refund_no)
+                case Closed() if trade.paid is None and self._is_overtaken(trade):
+                    late = PayOrder(*trade.key, late=True)
+                    self._later((*trade.key, "late"), OVERTAKEN_AFTER_S, partial(self.pay, trade, late))
                 case RefundOpened() if trade.refunds[entry.refund_no].state is RefundState.PROCESSING:
                     self._expect_settling(trade, entry.refund_no)
 
+    def _is_overtaken(self, trade: Trade) -> bool:
+        share = self.faults[trade.made.channel].close_overtaken
+        return trade.key in self._timers and draw(self._settings.seed, "close_overtaken", trade.subject) < share
+
     def _expect_settling(self, trade: Trade, refund_no: str) -> None:
-        self._later((*trade.key, refund_no), self._settings.refund_after_s, trade, trade.refunds[refund_no])
+        settle = partial(self._settle, trade, trade.refunds[refund_no])
+        self._later((*trade.key, refund_no), self._settings.refund_after_s, settle)
 
     def _resume(self, trade: Trade) -> None:
         if trade.state in (TradeState.OFFERED, TradeState.WAITING) and not self.payers.at_cashier:

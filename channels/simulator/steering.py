@@ -10,7 +10,7 @@ from aiohttp import web
 
 from channels.simulator.payers import Payers
 from channels.simulator.platform import Incoming, PayOrder
-from channels.simulator.trades import Trade
+from channels.simulator.trades import RefundState, Trade
 
 if TYPE_CHECKING:
     from channels.simulator.server import Simulator
@@ -28,6 +28,16 @@ class NotifyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variant: str = ""
 
 
+class RefundOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /_sim/refund: what a refund comes to, now, also after it had come to something else."""
+
+    channel: str
+    merchant: str
+    out_trade_no: str
+    refund_no: str
+    state: RefundState
+
+
 class Steering:
     """The handlers."""
 
@@ -40,6 +50,7 @@ class Steering:
             ("GET", "/_sim/trades"): self._show_trades,
             ("POST", "/_sim/pay"): self._pay_now,
             ("POST", "/_sim/notify"): self._notify_now,
+            ("POST", "/_sim/refund"): self._refund_now,
         }
 
     def handler(self, incoming: Incoming) -> Handler | None:
@@ -88,6 +99,14 @@ class Steering:
             return json_response({"error": f"not paid: {trade.state}"}, status=409)
         status, body = await self._simulator.delivery.send_once(trade, order.topic, order.variant)
         return json_response({"status": status, "body": body.decode("utf-8", "replace")})
+
+    async def _refund_now(self, incoming: Incoming) -> web.Response:
+        order = msgspec.json.decode(incoming.body, type=RefundOrder)
+        trade = self._simulator.trades.find(order.channel, order.merchant, order.out_trade_no)
+        if trade is None or order.refund_no not in trade.refunds:
+            return json_response({"error": "no such refund"}, status=404)
+        await self._simulator.settle(trade, order.refund_no, order.state)
+        return json_response(shown(trade))
 
 
 def json_response(value: object, status: int = 200) -> web.Response:

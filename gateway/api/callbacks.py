@@ -185,19 +185,18 @@ class CallbacksApi:
             if verdict is Verdict.FOREIGN_REFUND:
                 return await self._keep(channel, msgspec.structs.replace(arrival, verdict=verdict))
             if verdict is not Verdict.VERIFIED:
-                await self._record(msgspec.structs.replace(arrival, verdict=verdict))
-                return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
+                return await self._refuse(channel, refund, msgspec.structs.replace(arrival, verdict=verdict))
         except ActorError:
             return self._deferred(channel)
         self._metrics.notifications[channel.name, Verdict.VERIFIED].inc()
         probe("before_ack")
         return _answer(channel.acknowledge())
 
-    async def _refuse(self, channel: Channel, payment: ChannelPayment, arrival: Arrival) -> web.Response:
-        """Money that no order takes: recorded, and the channel goes on telling."""
+    async def _refuse(self, channel: Channel, notified: Notified, arrival: Arrival) -> web.Response:
+        """Money that no order knows: recorded, and the channel goes on telling."""
         await self._record(arrival)
         if arrival.verdict == Verdict.UNKNOWN_ORDER:
-            await self._inbox.park(arrival.notification_id, arrival.order_id, payment)
+            await self._inbox.park(arrival.notification_id, arrival.order_id, notified)
             return _answer(msgspec.structs.replace(channel.refuse("unknown order"), status=404))
         return _answer(msgspec.structs.replace(channel.refuse("contradicts what is known"), status=409))
 

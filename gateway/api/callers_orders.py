@@ -9,7 +9,7 @@ from aiohttp import web
 from actors.actor import Answer
 from actors.errors import OrderNotFound
 from actors.events import Event
-from actors.order import Order, OrderState, Reply
+from actors.order import Order, Reply
 from actors.registry import Registry
 from gateway.api.auth import Authenticator
 from gateway.api.problems import Problem
@@ -81,10 +81,11 @@ class CallersOrders:
         return self._registry.peek(order.order_id) or await self._journal.load(order.order_id) or order
 
     def _remembered(self, order_id: str) -> Order | None:
-        """The actor's order, where it can not be older than what another process has answered."""
-        order = self._registry.peek(order_id)
-        final = order is not None and order.state is OrderState.PAID
-        return order if final or self._single_process else None
+        """The actor's order, where it can not be older than what another process has answered.
+
+        No state makes it so: a paid order moves on with money too much and with refunds.
+        """
+        return self._registry.peek(order_id) if self._single_process else None
 
 
 _REFUSALS: Mapping[Reply, str] = {reply: str(reply) for reply in Reply if reply not in (Reply.DONE, Reply.WAIT)}

@@ -141,13 +141,6 @@ class OwnChecks(msgspec.Struct, frozen=True):
     slow_queries_s: Ladder | None = None
 
 
-class BarcodeChecks(OwnChecks, frozen=True):
-    """A bar code is paid while its payer stands there: nobody opens anything first."""
-
-    timeout_s: Seconds | None = 5.0
-    queries_s: Ladder | None = (5.0, 10.0, 15.0)
-
-
 class Method(msgspec.Struct, frozen=True):
     """What can be said of a method. It inherits from its channel, and that from [checks]."""
 
@@ -155,9 +148,7 @@ class Method(msgspec.Struct, frozen=True):
 
 
 class BarcodeMethod(Method, frozen=True):
-    """A method whose payer is there. What is built in for it is the method's own, and wins over its channel's."""
-
-    checks: BarcodeChecks = BarcodeChecks()
+    """A method whose payer stands there: nobody opens anything first, it is asked after soon (gateway/checks.py)."""
 
 
 class Methods(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """One whose order nobody knows. `said` is the verified payment, as JSON; `tries` is how often it was told again."""
+    """One whose order nobody knows. `said` is what was verified, as JSON; `tries` is how often it was told again."""
 
     notification_id: int
     order_id: str
@@ -60,7 +60,7 @@ class Notifications:
     async def park(
         self, notification_id: int, order_id: str, money: tuple[str, str, str], said: str, in_s: float
     ) -> None:
-        """Have it told again in `in_s`, unless the same money (channel, account, transaction) is parked already."""
+        """Have it told again in `in_s`, unless the same money is parked already: channel, account, its number there."""
         await self._pool.execute(query("park"), notification_id, order_id, *money, said, in_s)
 
     async def claim(self, limit: int, lease_s: float) -> list[Parked]:

@@ -163,7 +163,8 @@ WHERE notification_id = $1 AND tries < $2 AND next_try_at IS NOT NULL
 DELETE FROM parked WHERE notification_id = $1
 
 -- query: orphan
--- All that is said of one unknown order is one case.
+-- All that is said of one unknown order is one case. Money that comes up when it was resolved opens it again; what was
+-- decided before stays readable.
 WITH given_up AS (
     UPDATE parked SET tries = tries + 1, next_try_at = NULL
     WHERE notification_id = $1 AND next_try_at IS NOT NULL
@@ -177,7 +178,8 @@ SELECT order_id, 0, 'orphan_notification',
 FROM given_up
 ON CONFLICT (order_id, version) DO UPDATE
 SET evidence = json_build_object('notifications', (c.evidence::jsonb -> 'notifications')
-                                                  || (EXCLUDED.evidence::jsonb -> 'notifications'))
+                                                  || (EXCLUDED.evidence::jsonb -> 'notifications')),
+    resolved_at = NULL
 
 -- query: forget_notifications
 -- The array is sorted and so are the row locks: two processes that forget the same page can not deadlock. What is still

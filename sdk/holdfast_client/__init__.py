@@ -27,6 +27,8 @@ from holdfast_client.schema import (
     Param,
     Payment,
     PayResult,
+    Refund,
+    RefundState,
 )
 from holdfast_client.webhooks import sign_webhook, verify_webhook
 
@@ -49,6 +51,8 @@ __all__ = [
     "PayResult",
     "Payment",
     "Problem",
+    "Refund",
+    "RefundState",
     "Retry",
     "StaleWebhook",
     "Unreachable",

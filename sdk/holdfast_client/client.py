@@ -1,6 +1,7 @@
 """The gateway's calls as typed coroutines.
 
-Every call may be repeated: a create under the same `out_order_no` is the same order, a pay finds the live attempt.
+Every call may be repeated: a create under the same `out_order_no` is the same order, a pay finds the live attempt, a
+refund under the same `out_refund_no` is the same refund.
 So each is retried until its deadline, and what is unknown then is raised as unknown.
 """
 
@@ -18,7 +19,7 @@ import msgspec
 
 from holdfast_client.errors import Problem, ProblemDocument, Unreachable
 from holdfast_client.retry import Retry
-from holdfast_client.schema import Channel, Order, PayResult
+from holdfast_client.schema import Channel, Order, PayResult, Refund
 
 T = TypeVar("T")
 
@@ -60,7 +61,8 @@ class Holdfast:
             amount: in minor units (fen).
             currency: three letters.
             subject: what the payer reads.
-            optional: buyer, items, expires_in_s, webhook_url, return_url, metadata, late_payment.
+            optional: buyer, items, expires_in_s, webhook_url, return_url, metadata, late_payment (what becomes of a
+                payment after the order's end: accept, refund, hold).
 
         Raises:
             Problem: refused, among others `order_conflict` and `duplicate_submission` (see its `order_id`).
@@ -116,6 +118,40 @@ class Holdfast:
     async def sync(self, order_id: str) -> Order:
         """The order after the gateway asked the channel now."""
         return await self._call("POST", _of(order_id, "/sync"), Order)
+
+    # --- money back
+
+    async def refund(self, order_id: str, *, out_refund_no: str, amount: int, reason: str = "") -> Refund:
+        """Give back a part of a paid order, or all of it; or find the refund this number already names.
+
+        Only `state` says how far it is: most channels take some time, and `unknown` is not a no. A webhook
+        `refund.succeeded` or `refund.failed` tells what came of it.
+
+        Args:
+            order_id: the gateway's.
+            out_refund_no: your own number; it is what makes a retry safe, so write it down before you call.
+            amount: in minor units (fen); all refunds that did not fail together never exceed what was paid.
+            reason: what the payer reads at the platform.
+
+        Raises:
+            Problem: refused, among others `refund_exceeds_paid`, `order_not_paid`, and `refund_refused`: the channel's
+                definite no, after which another try takes a number of its own.
+            Unreachable: unknown; call again with the same number.
+        """
+        wanted = {"out_refund_no": out_refund_no, "amount": amount, "reason": reason}
+        return await self._call("POST", _of(order_id, "/refunds"), Refund, wanted)
+
+    async def get_refund(self, refund_id: str) -> Refund:
+        """The refund as the gateway knows it now."""
+        return await self._call("GET", _of_refund(refund_id), Refund)
+
+    async def refund_by_number(self, out_refund_no: str) -> Refund:
+        """The refund your own number names; `Problem` with status 404 if it was never taken."""
+        return await self._call("GET", f"/v1/refunds?out_refund_no={quote(out_refund_no, safe='')}", Refund)
+
+    async def sync_refund(self, refund_id: str) -> Refund:
+        """The refund after the gateway asked the channel now."""
+        return await self._call("POST", _of_refund(refund_id, "/sync"), Refund)
 
     async def _call(self, method: str, path: str, kind: type[T], wanted: dict[str, Any] | None = None) -> T:
         body = None if wanted is None else msgspec.json.encode(wanted)
@@ -175,6 +211,10 @@ class _Silence(msgspec.Struct, frozen=True):
 
 def _of(order_id: str, verb: str = "") -> str:
     return f"/v1/orders/{quote(order_id, safe='')}{verb}"
+
+
+def _of_refund(refund_id: str, verb: str = "") -> str:
+    return f"/v1/refunds/{quote(refund_id, safe='')}{verb}"
 
 
 def _decoded(answer: bytes, kind: type[T]) -> T | _Silence:

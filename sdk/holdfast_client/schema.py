@@ -64,8 +64,51 @@ class Attempt(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
+class RefundState(StrEnum):
+    """Where a refund stands: of these only `succeeded`, `failed` and `reversed` (it had succeeded) are ends.
+
+    `abnormal`: it stands still at the channel until a person helps there. It counts as given back, as all do but
+    `failed` and `reversed`.
+    """
+
+    SUBMITTING = "submitting"
+    UNKNOWN = "unknown"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABNORMAL = "abnormal"
+    REVERSED = "reversed"
+
+
+class Refund(msgspec.Struct, frozen=True, kw_only=True):
+    """Money of an order on its way back to the payer. `amount` in the currency's minor unit (fen).
+
+    `cause` says who wanted it: app (you, under your `out_refund_no`), excess (the order was paid more than once), late
+    (paid after its end, and you want `late_payment` refunded), people (who settled a case).
+    """
+
+    refund_id: str
+    order_id: str
+    amount: int
+    currency: str
+    state: RefundState
+    cause: str = "app"
+    out_refund_no: str | None = None
+    reason: str = ""
+    channel: str = ""
+    channel_refund: str | None = None
+    created_at: datetime | None = None
+    succeeded_at: datetime | None = None
+    next_check_at: datetime | None = None
+    failure: Failure | None = None
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """An order as the gateway knows it. Amounts are integers of the currency's minor unit (fen)."""
+    """An order as the gateway knows it. Amounts are integers of the currency's minor unit (fen).
+
+    `late_payment` says what becomes of a payment after its end: accept, refund, or hold. `refund_status`: none, partial
+    or full, by what has really gone back of the payment that paid it; `refunded_amount` also counts what is on its way.
+    """
 
     order_id: str
     out_order_no: str
@@ -91,6 +134,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: datetime | None = None
     next_check_at: datetime | None = None
     attempts: list[Attempt] = []
+    refunds: list[Refund] = []
 
 
 class Payment(msgspec.Struct, frozen=True):
@@ -136,15 +180,17 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventData(msgspec.Struct, frozen=True):
-    """What an event is about."""
+    """What an event is about: an order, and the refund of it that `refund.*` speaks of."""
 
     object: Order
+    refund: Refund | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
     """A verified webhook. `id` is the same on every delivery; ignore one whose `seq` is not above what you have seen.
 
-    `type` is order.paid, order.closed, ...: a plain string, because new types come without a new client.
+    `type` is order.paid, order.closed, refund.succeeded, ...: a plain string, because new types come without a new
+    client. One about a refund (refund.succeeded, refund.failed, refund.reversed) has it in `data.refund`.
     """
 
     id: str

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import itertools
 import json
-import os
 import secrets
 import signal
 import time
@@ -24,8 +23,9 @@ from aiohttp import web
 
 from bench.auditor import Report, audit
 from bench.demo.configuration import channel_sections
+from bench.gateways import Balancer, Gateway, add_app
 from bench.ledgers import Ledgers, read_channel_ledger, read_gateway_ledger, read_shop_ledger
-from bench.processes import ROOT, Child, free_port, python
+from bench.processes import Child, free_port, python
 from channels.simulator.credentials import Account, make_credentials
 from examples.shop import bookkeeping
 from examples.shop.browser import Browser
@@ -55,77 +55,13 @@ CONFIG: Mapping[str, Mapping[str, object]] = {
         "closing_s": [0.2, 0.3, 0.5, 1, 2, 5, 10],
         "watch_s": [0.5, 1, 5],
         "exception_s": [1, 2, 5],
+        "refund_s": [0.2, 0.3, 0.5, 1],
         "not_found_final_s": 2,
         "pay_wait_s": 3,
     },
     "sweep": {"every_s": 0.1, "grace_s": 0.1, "lease_s": 1.2},
     "webhooks": {"schedule_s": [0, *[0.3] * 20, *[2] * 20], "timeout_s": 2},
 }
-
-
-class Gateway(Child):
-    """One gateway process; a crash point can be armed for each of its lives."""
-
-    def __init__(self, name: str, config: Path, port: int, log: Path, environment: Mapping[str, str]) -> None:
-        super().__init__(name, python("gateway", "serve", "--config", config), log, environment)
-        self._environment["HOLDFAST_SERVER__PORT"] = str(port)
-        self.url = f"http://127.0.0.1:{port}"
-
-    async def serve(self, *, crash_at: str = "") -> None:
-        """Start it and wait until it serves."""
-        self._environment["HOLDFAST_CRASH_AT"] = crash_at
-        await self.start(ready="serving")
-
-    def be_reached_at(self, url: str) -> None:
-        """Have the next life tell channels this address instead of its own."""
-        self._environment["HOLDFAST_SERVER__PUBLIC_URL"] = url
-
-    async def died(self, within_s: float = 20.0) -> int | None:
-        """Wait for its end; how it ended."""
-        await asyncio.wait_for(self.ended(), within_s)
-        return self._process.returncode if self._process else None
-
-
-class Balancer:
-    """Gives each connection to the next gateway that takes it. One that is frozen takes it and says nothing."""
-
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._ports = [int(url.rpartition(":")[2]) for url in urls]
-        self._turn = itertools.count()
-        self._server: asyncio.Server | None = None
-        self.url = ""
-
-    async def __aenter__(self) -> "Balancer":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = next(self._turn)
-        for step in range(len(self._ports)):
-            port = self._ports[(first + step) % len(self._ports)]
-            try:
-                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                continue
-            await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
-            return
-        writer.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
 
 
 class Shop:
@@ -236,7 +172,8 @@ class Stage:
         port, door = free_port(_ports), free_port(_ports)
         self._write_config(f"http://127.0.0.1:{port}")
         self.gateways.append(self._gateway("gateway", port))
-        await self._start_shop(await self._add_app(f"http://127.0.0.1:{door}/webhooks"), door)
+        keys = await add_app(self._config, "shop", f"http://127.0.0.1:{door}/webhooks")
+        await self._start_shop(keys, door)
 
     # --- the parts
 
@@ -297,14 +234,6 @@ class Stage:
         """The SDK, as the app uses it, towards one gateway."""
         retry = Retry(deadline_s=deadline_s, try_timeout_s=8.0, pause_max_s=0.2)
         return Holdfast(url, self.api_key, retry=retry)
-
-    async def _add_app(self, webhook_url: str) -> dict[str, str]:
-        command = python("gateway", "app", "add", "shop", "--webhook", webhook_url, "--json", "--config", self._config)
-        added = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-        said, _ = await asyncio.wait_for(added.communicate(), 30)
-        assert added.returncode == 0, said
-        keys: dict[str, str] = json.loads(said.splitlines()[-1])
-        return keys
 
     @property
     def _config(self) -> Path:
@@ -532,12 +461,6 @@ def clean(report: Report) -> bool:
     """Nothing lost, doubled, invented or changed; says what if not."""
     assert report.passed, (report.lost, report.double, report.phantom, report.mismatch)
     return True
-
-
-def send(pids: list[int], number: signal.Signals) -> None:
-    """A signal to processes of this stage, by their ids."""
-    for pid in pids:
-        os.kill(pid, number)
 
 
 _ports: set[int] = set()  # of all stages: a port whose gateway has just been killed looks free

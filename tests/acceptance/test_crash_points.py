@@ -42,6 +42,7 @@ CLOSING = ("before_commit:4", "after_commit:4", "after_channel:2", "after_commit
 # What a process that finds an interrupted submission does: claims it, makes the next check durable, asks, tells.
 RECOVERY = ("orders_claimed:1", "after_commit:1", "after_channel:1", "after_commit:2")
 KILLS = 10
+HURRIED = 130  # the gateway's exit code when it is not to drain any more
 LANES = 2  # a start of the gateway keeps one core busy
 
 numbers = itertools.count(1)
@@ -222,6 +223,25 @@ async def test_a_gateway_that_is_asked_to_end_ends_by_itself_and_leaves_nothing_
             stage.gateway.signal(signal.SIGTERM)
             assert await stage.gateway.died() == 0
             await stage.gateway.serve()
+    assert clean(await stage.settled(60, paid=before + len(wanted)))
+    assert await stage.gaps() == []
+
+
+async def test_whoever_is_in_a_hurry_asks_twice_and_it_ends_at_once_with_nothing_lost(stage: Stage) -> None:
+    """While it drains, and waits for a channel that is slow, a second SIGTERM comes."""
+    await stage.steer("/_sim/payers", rate=1.0, after_max_s=0.5)
+    await stage.gateway.serve()
+    before = await stage.paid_orders()
+    async with customers(stage, "hurry", every_s=0.03) as wanted:
+        await until(partial(paid_beyond, stage, before + 10))
+        await stage.steer("/_faults", slow=1.0, slow_s=2.0)
+        await asyncio.sleep(0.3)  # the fault's length, before there is something to wait for
+        stage.gateway.signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)  # two signals at once would be one
+        stage.gateway.signal(signal.SIGTERM)
+        assert await stage.gateway.died() == HURRIED
+        await stage.steer("/_faults", slow=0)
+        await stage.gateway.serve()
     assert clean(await stage.settled(60, paid=before + len(wanted)))
     assert await stage.gaps() == []
 

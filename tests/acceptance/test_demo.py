@@ -18,7 +18,7 @@ import pytest
 from bench.demo.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = ["seed", "orders", "paid_at_channel", "paid_here", "told", "kills"]
+KEYS = ["seed", "orders", "paid_at_channel", "paid_here", "told", "kills", "excess", "given_back"]
 KEYS += ["lost", "double", "phantom", "mismatch", "control_lost", "channels"]
 CHANNELS = ["wechatpay", "alipay", "unionpay"]
 

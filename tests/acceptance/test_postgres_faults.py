@@ -1,8 +1,6 @@
 """PostgreSQL restarts, loses processes, freezes, turns read-only under load: answers are late or 503, never wrong."""
 
 import asyncio
-import contextlib
-import os
 import signal
 from collections.abc import AsyncIterator
 from functools import partial
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from bench.processes import send_to, with_children
 from examples.shop.purchases import Purchase
 from tests.acceptance.stage import Promises, Stage, clean, creates, customers, until
 
@@ -54,24 +53,6 @@ async def backends(stage: Stage, application: str) -> list[int]:
     return [row[0] for row in rows]
 
 
-def postgres_processes(postmaster: int) -> list[int]:
-    """The postmaster and all it started."""
-    found = [postmaster]
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == postmaster:
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def send(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):  # a worker that had finished anyway
-            os.kill(pid, number)
-
-
 async def test_immediate_restarts_under_load(stage: Stage) -> None:
     async with customers(stage, "restart") as wanted, creates(stage, "restarted") as promises:
         for _ in range(3):
@@ -85,7 +66,7 @@ async def test_the_committers_backend_is_killed(stage: Stage) -> None:
     """PostgreSQL then ends all sessions and recovers."""
     async with customers(stage, "backend") as wanted, creates(stage, "backended") as promises:
         await more_paid(stage)
-        send(await backends(stage, "holdfast commit"), signal.SIGKILL)
+        send_to(await backends(stage, "holdfast commit"), signal.SIGKILL)
         await more_paid(stage)
     await agreed(stage, wanted, promises)
 
@@ -106,12 +87,12 @@ async def test_every_postgres_process_is_frozen_for_a_while(stage: Stage) -> Non
     async with customers(stage, "frozen") as wanted, creates(stage, "frozened") as promises:
         await more_paid(stage)
         assert stage.postgres.pid is not None
-        frozen = postgres_processes(stage.postgres.pid)
-        send(frozen, signal.SIGSTOP)
+        frozen = with_children(stage.postgres.pid)
+        send_to(frozen, signal.SIGSTOP)
         try:
             await asyncio.sleep(6)  # the fault's length
         finally:
-            send(frozen, signal.SIGCONT)
+            send_to(frozen, signal.SIGCONT)
         await more_paid(stage)
     await agreed(stage, wanted, promises)
 
@@ -124,7 +105,7 @@ async def test_only_the_committers_backend_is_frozen(stage: Stage) -> None:
         try:
             await more_paid(stage)
         finally:
-            send(stuck, signal.SIGCONT)
+            send_to(stuck, signal.SIGCONT)
     await agreed(stage, wanted, promises)
 
 
@@ -133,10 +114,10 @@ async def stop_between_two_statements(stage: Stage) -> list[int]:
     sql = "SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE pid = ANY ($1::int[])"
     while True:
         stuck = await backends(stage, "holdfast commit")
-        send(stuck, signal.SIGSTOP)
+        send_to(stuck, signal.SIGSTOP)
         if (await stage.rows(sql, stuck))[0][0]:
             return stuck
-        send(stuck, signal.SIGCONT)
+        send_to(stuck, signal.SIGCONT)
 
 
 async def test_the_database_turns_read_only_and_back(stage: Stage) -> None:

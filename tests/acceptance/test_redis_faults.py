@@ -1,7 +1,6 @@
 """Redis is killed, frozen, emptied and filled with rubbish in mid-load, and no answer changes: it decides nothing."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
@@ -14,6 +13,7 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
+from bench.chaos.on_databases import fill_with_rubbish
 from tests.acceptance.stage import Stage, clean, customers, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -109,15 +109,7 @@ async def flush(stage: Stage, client: redis.Redis) -> None:
 
 async def rubbish(stage: Stage, client: redis.Redis) -> None:
     """Every key holds what nobody wrote: bytes, another kind of value, the number of an order that does not exist."""
-    for number, key in enumerate(await client.keys("*")):
-        if number % 3 == 0:
-            await client.set(key, b"\xff\x00\xfe" * 200)
-        elif number % 3 == 1:
-            with contextlib.suppress(redis.ResponseError):  # the gateway was faster than the second command
-                await client.delete(key)
-                await client.rpush(key, "not", "a", "string")
-        else:
-            await client.set(key, b"holdfast:1:no-such-order")
+    await fill_with_rubbish(client)
     await asyncio.sleep(0.02)
 
 

@@ -142,14 +142,14 @@ class Platform(msgspec.Struct, frozen=True):
         told = transaction(Trade(made=_made(paid), state=TradeState.PAID, paid=paid))
         return self._sealed("TRANSACTION.SUCCESS", "transaction", told, number)
 
-    def refund_notice(self, out_trade_no: str, amount: int = 1) -> bytes:
-        """The body of a genuine notification of a refund."""
+    def refund_notice(self, out_trade_no: str, amount: int = 1, *, refund_no: str = "") -> bytes:
+        """The body of a genuine notification of a refund; without a number, one that somebody made at the platform."""
         number, at = f"5030{next(_numbers):024d}", rfc3339(int(time.time()))
         told = {
             "mchid": self.files.mchid,
             "out_trade_no": out_trade_no,
             "transaction_id": f"42{number}"[:28],
-            "out_refund_no": f"R{next(_numbers):012d}",
+            "out_refund_no": refund_no or f"R{next(_numbers):012d}",
             "refund_id": number,
             "refund_status": "SUCCESS",
             "success_time": at,

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import msgspec
 import pytest
 
 from gateway.app import Gateway
@@ -102,6 +103,26 @@ async def test_refunded_money_goes_back_once(api: Api, made: Made) -> None:
 
     await until(back)
     assert [request.amount for request in made.wechatpay.refunds.values()] == [100]
+
+
+async def test_held_money_of_another_currency_goes_back_in_that_currency(api: Api, made: Made) -> None:
+    order_id = (await api.created())["order_id"]
+    await api.pay(order_id, channel="wechatpay", method="native")
+    trade = made.wechatpay.trades[order_id + "01"]
+    trade.request = msgspec.structs.replace(trade.request, currency="USD")
+    made.wechatpay.somebody_pays(order_id + "01")
+    assert await notify(api.session, api.url, "wechatpay", order_id + "01") == 200
+    (case,) = await cases(api)
+    assert case["reason"] == "currency_mismatch"
+    answer = await api.request("POST", f"/v1/cases/{case['case_id']}/resolve", {"action": "refund", **NOTE})
+    assert answer.status == 200, answer
+
+    async def back() -> bool:
+        return bool((await api.get(order_id))["refunds"][0]["state"] == "succeeded")
+
+    await until(back)
+    assert [(sent.amount, sent.currency) for sent in made.wechatpay.refunds.values()] == [(100, "USD")]
+    assert (await api.get(order_id))["refunds"][0]["currency"] == "USD"
 
 
 async def test_what_is_not_possible_is_refused_and_says_what_is(api: Api, made: Made) -> None:

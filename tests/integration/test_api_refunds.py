@@ -9,7 +9,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from channels.contract import RefundState
+from channels.contract import RefundKey, RefundRequest, RefundState
 from gateway.app import Gateway
 from gateway.storage.apps import NewApp
 from tests.integration.gateway_parts import Answer, Api, add_app, until
@@ -157,6 +157,21 @@ async def test_a_notification_says_where_a_refund_is(api: Api, made: Made, by_pa
     assert (order["refunds"][0]["state"], order["refund_status"]) == ("succeeded", "partial")
     last = (await api.timeline(order_id))[-1]
     assert (last["type"], last["evidence"]["source"]) == ("RefundReported", "notification")
+
+
+async def test_a_refund_told_before_its_payment_has_the_payment_asked_after(api: Api, made: Made) -> None:
+    """As after a failover that lost both: the order is `paying`, and would ask by itself only in half a minute."""
+    order_id: str = (await api.created())["order_id"]
+    await api.pay(order_id, **WECHAT)
+    made.wechatpay.somebody_pays(order_id + "01")
+    key = RefundKey(f"{order_id}RAAAAA", 1, order_id + "01", f"transaction of {order_id}01")
+    made.wechatpay.refunds[key.refund_no] = RefundRequest(key, 40, 100, "CNY", "broken", "https://here")
+    assert await notify_refund(api.session, api.url, "wechatpay", key.refund_no) == 200
+
+    async def paid() -> bool:
+        return bool((await api.timeline(order_id))[-1]["state"] == "paid")  # a GET of the order would ask as well
+
+    await until(paid)
 
 
 async def test_a_refund_told_on_a_path_of_something_else_moves_nothing(api: Api, made: Made) -> None:

@@ -185,7 +185,10 @@ async def test_a_form_that_nobody_opened_closes_after_its_expiry(api: Api, made:
 async def test_an_attempt_is_named_by_its_first_moment_whoever_asks_after_it(
     made: Made, database_url: str, tmp_path: Path, app: NewApp, session: aiohttp.ClientSession
 ) -> None:
-    """Sent twice, asked after and closed by another process: the same number, the same time, the same expiry."""
+    """Sent twice, asked after and closed by another process: the same number, the same time, the same expiry.
+
+    The attempt ends at its channel a little before the order does, so that the channel's word is the later one.
+    """
     async with gateway_with(made, tmp_path, database_url, **QUICK) as first:
         api = Api(session, first.url, app.api_key)
         made.unionpay.silent = {"pay"}
@@ -205,6 +208,7 @@ async def test_an_attempt_is_named_by_its_first_moment_whoever_asks_after_it(
     assert (key.out_trade_no, key.method) == (order_id + "01", "web")
     assert {verb for verb, _ in made.unionpay.called} == {"pay", "query", "close"}
     assert order["created_at"][:19] <= _utc(key.started_at_s) <= order["attempts"][0]["submitted_at"]
+    assert _utc(key.expires_at_s) < order["expires_at"]
     assert made.unionpay.trades[order_id + "01"].request.return_url == "https://shop.example/back"
 
 

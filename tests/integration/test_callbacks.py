@@ -410,14 +410,14 @@ async def test_a_transaction_that_paid_one_order_never_pays_another(
 # --- once -----------------------------------------------------------------------------------------------------------
 
 
-async def test_twenty_at_once_are_one_credit_and_twenty_acknowledgements(
+async def test_a_hundred_at_once_are_one_credit_and_a_hundred_acknowledgements(
     api: Api, second_api: Api, platform: Platform, order: dict[str, Any], database: asyncpg.Connection
 ) -> None:
     order_id = order["order_id"]
     message = genuine(platform, order)
-    answers = await asyncio.gather(*(notify((api, second_api)[n % 2], order_id, message) for n in range(20)))
+    answers = await asyncio.gather(*(notify((api, second_api)[n % 2], order_id, message) for n in range(100)))
     assert {(answer.status, answer.body) for answer in answers} == {(200, ACKNOWLEDGED)}
-    assert await verdicts(database, order_id) == ["verified"] * 20
+    assert await verdicts(database, order_id) == ["verified"] * 100
     assert (await api.get(order_id))["paid_amount"] == 1200
     assert await owed(database, order_id) == ["order.paid"]
     assert await database.fetchval("SELECT count(*) FROM payments WHERE order_id = $1", order_id) == 1

@@ -18,6 +18,7 @@ from actors.events import Credential, CredentialType, Event, PaymentReported, Pa
 from actors.lifecycle import transition
 from actors.order import Content, Order, new_order
 from actors.ports import Verdict
+from bench.lossy_proxy import LossyProxy, Weather
 from gateway import ids
 from gateway.config import Config
 from gateway.databases import connector
@@ -27,7 +28,6 @@ from gateway.storage.lane import Lane, Pending
 from gateway.storage.outbox import OutboxRow
 from gateway.storage.rows import Settings
 from gateway.storage.statement import columns, statement
-from tests.integration.lossy_proxy import LossyProxy, Weather
 
 APPLIED, LOST = Verdict.APPLIED, Verdict.LOST
 QUICK = Bounds(statement_timeout_s=0.5, answer_s=0.4)

@@ -101,14 +101,17 @@ async def test_without_postgres_it_is_not_ready_and_comes_back_by_itself(own: Ap
 
 
 async def test_an_unwritable_database_is_not_ready(own: Api, durable_postgres: Postgres) -> None:
-    """Answers to reads are not enough: a standby, or an operator's read-only switch."""
-
+    """Answers to reads are not enough: a standby, or an operator's read-only switch. What is final is shown even so."""
+    final = (await own.created())["order_id"]
+    assert (await own.close(final)).status == 200
     connection = await asyncpg.connect(durable_postgres.url)
     try:
         for value, status in (("on", 503), ("off", 200)):
             await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
             await connection.execute("SELECT pg_reload_conf()")
             await until_ready(own, status)
+            assert (await own.get(final))["state"] == "closed"
+            assert (await own.create()).status == {503: 503, 200: 201}[status]
     finally:
         await connection.close()
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ from gateway.config import Notifications as Settings
 from gateway.inbox import Inbox, Tell, Verdict
 from gateway.metrics import Metrics
 from gateway.storage.apps import NewApp
+from gateway.storage.cases import Cases
 from gateway.storage.migrate import MIGRATIONS
 from gateway.storage.notifications import Notifications
 from gateway.storage.queries import query
@@ -148,7 +150,7 @@ async def test_money_of_an_order_nobody_knows_is_credited_when_the_order_turns_u
 
 
 async def test_when_the_ladder_is_used_up_people_are_told_what_was_said(
-    house: House, platform: Platform, database: asyncpg.Connection
+    house: House, platform: Platform, database: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
     order_id = ids.order_id(0)
     async with house.open(notifications=SOON) as api:
@@ -165,14 +167,42 @@ async def test_when_the_ladder_is_used_up_people_are_told_what_was_said(
         said = json.loads(case["evidence"])["notifications"]
         numbers = await database.fetch("SELECT notification_id FROM notifications ORDER BY notification_id")
         assert sorted(each["notification_id"] for each in said) == [record["notification_id"] for record in numbers]
-        assert sorted(each["said"]["channel_transaction"] for each in said) == ["4" * 28, "5" * 28]
-        assert {each["said"]["amount"] for each in said} == {1200}
-        # Its channel goes on; nothing begins anew.
+        assert sorted(each["said"]["payment"]["channel_transaction"] for each in said) == ["4" * 28, "5" * 28]
+        assert {each["said"]["payment"]["amount"] for each in said} == {1200}
+        # Its channel goes on; nothing begins anew. Other money is news, also when people were done with the first.
         assert (await notify(api, order_id, genuine(platform, order_id, transaction="4" * 28))).status == 404
         await asyncio.sleep(0.3)
         assert await database.fetchval("SELECT count(*) FROM parked WHERE next_try_at IS NOT NULL") == 0
         assert await database.fetchval("SELECT evidence FROM cases") == case["evidence"]
         assert await figure(api, 'holdfast_parked_notifications_total{result="orphaned"}') == 2
+        assert await Cases(pool).close_orphan(order_id, "Lin", "not ours")
+        await notify(api, order_id, genuine(platform, order_id, transaction="6" * 28))
+
+        async def open_again() -> asyncpg.Record | None:
+            return await database.fetchrow("SELECT * FROM cases WHERE resolved_at IS NULL")
+
+        again = await until(open_again)
+        assert len(json.loads(again["evidence"])["notifications"]) == 3
+        assert (again["resolved_by"], again["resolution_note"]) == ("Lin", "not ours"), "what was decided before"
+
+
+async def test_a_refund_of_an_order_nobody_knows_is_parked_as_well(
+    house: House, platform: Platform, database: asyncpg.Connection
+) -> None:
+    order_id = ids.order_id(0)
+    refund_id = f"{order_id}R00001"
+    async with house.open(notifications=SOON) as api:
+        body = platform.refund_notice(order_id + "01", 1200, refund_no=refund_id)
+        for _ in range(2):
+            answer = await api.request("POST", f"/callbacks/wechatpay/refunds/{refund_id}", body, platform.signed(body))
+            assert answer.status == 404
+
+        async def given_up() -> asyncpg.Record | None:
+            return await database.fetchrow("SELECT * FROM cases WHERE order_id = $1", order_id)
+
+        (said,) = json.loads((await until(given_up))["evidence"])["notifications"]
+        refund = said["said"]["refund"]
+        assert (refund["refund_no"], refund["amount"], refund["state"]) == (refund_id, 1200, "succeeded")
 
 
 async def test_a_process_that_dies_with_a_parked_one_in_hand_is_followed_by_the_next(
@@ -229,6 +259,20 @@ async def test_strangers_cause_no_more_queries_than_a_few(
         for order_id in orders:
             assert (await notify(api, order_id, forged(platform, order_id))).status == 400
         assert await figure(api, "holdfast_notification_queries_total") == 2
+
+
+async def test_strangers_fill_no_disk(
+    house: House, platform: Platform, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "RECORDS_MAX", 3)
+    monkeypatch.setattr(callbacks, "RECORDS_PER_S", 0.001)
+    async with house.open() as api:
+        for _ in range(5):
+            assert (await notify(api, NOBODY, forged(platform, NOBODY))).status == 400
+        assert await figure(api, 'holdfast_notifications_total{channel="wechatpay",verdict="bad_signature"}') == 5
+        assert (await notify(api, NOBODY, genuine(platform, NOBODY))).status == 404
+    found = await database.fetch("SELECT verdict FROM notifications ORDER BY notification_id")
+    assert [record["verdict"] for record in found] == ["bad_signature"] * 3 + ["unknown_order"]
 
 
 # --- forgotten ------------------------------------------------------------------------------------------------------
@@ -299,6 +343,20 @@ async def test_what_is_old_is_forgotten_and_nothing_else(
     assert await house.forget() == 0
 
 
+async def test_a_look_forgets_no_more_than_some_pages(
+    database: asyncpg.Connection, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is parked does not wait until years are forgotten."""
+    monkeypatch.setattr(inbox, "FORGET_ROWS", 2)
+    monkeypatch.setattr(inbox, "FORGET_PAGES", 3)
+    monkeypatch.setattr(inbox, "FORGET_PAUSE_S", 0)
+    clock = DatabaseClock()
+    house = Inbox(Notifications(pool), Tell(_nobody_is_told, clock), clock, Settings(), Metrics())
+    for _ in range(8):
+        await arrived(database, 400, "verified")
+    assert [await house.forget() for _ in range(3)] == [6, 2, 0]
+
+
 async def test_the_gateway_forgets_by_itself(house: House, database: asyncpg.Connection) -> None:
     old, young = await arrived(database, 40, "stale"), await arrived(database, 20, "stale")
 
@@ -313,15 +371,21 @@ async def test_the_gateway_forgets_by_itself(house: House, database: asyncpg.Con
 # --- replayed -------------------------------------------------------------------------------------------------------
 
 
-async def run_inbox(house: House, *arguments: str) -> tuple[int, list[Any]]:
-    """`./run inbox ...`: its exit code and the objects it prints."""
+async def printed_by_inbox(house: House, *arguments: str) -> tuple[int, list[str]]:
+    """`./run inbox ...`: its exit code and its lines."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "inbox", *arguments, "--json", "--config", str(house.config)),
+        *(sys.executable, "-m", "gateway", "inbox", *arguments, "--config", str(house.config)),
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )
     printed, _ = await child.communicate()
-    return child.returncode or 0, [json.loads(line) for line in printed.splitlines()]
+    return child.returncode or 0, printed.decode().splitlines()
+
+
+async def run_inbox(house: House, *arguments: str) -> tuple[int, list[Any]]:
+    """The same, for programs."""
+    code, lines = await printed_by_inbox(house, *arguments, "--json")
+    return code, [json.loads(line) for line in lines]
 
 
 async def test_a_notification_is_replayed_as_of_when_it_came_and_credits_once(
@@ -349,6 +413,22 @@ async def test_a_notification_is_replayed_as_of_when_it_came_and_credits_once(
         assert await database.fetchval("SELECT count(*) FROM parked") == 0
         assert (await run_inbox(house, "list", "--verdict", "unknown_order"))[1][0]["waits"] is None
         assert await run_inbox(house, "replay", "1") == (4, []), "there is no such notification"
+        # For people.
+        _, (line,) = await printed_by_inbox(house, "list", "--order", missing)
+        numbered_at = datetime.fromtimestamp(int(number) // 2**21 / 1000, UTC)
+        received_at = numbered_at - timedelta(hours=1)
+        assert line.split() == [
+            number,
+            f"{received_at:%Y-%m-%dT%H:%M:%SZ}",
+            missing + "01",
+            "wechatpay",
+            "unknown_order",
+        ]
+        assert (await printed_by_inbox(house, "list", "--since", f"{numbered_at + timedelta(days=1):%Y-%m-%d}"))[
+            1
+        ] == []
+        _, (line,) = await printed_by_inbox(house, "replay", number)
+        assert line == f"{number}  {missing}01  wechatpay  unknown_order -> verified"
 
 
 async def test_all_since_a_moment_are_replayed_and_none_is_believed_that_was_not_before(
@@ -370,3 +450,31 @@ async def test_all_since_a_moment_are_replayed_and_none_is_believed_that_was_not
         assert await database.fetchval("SELECT count(*) FROM payments") == 1
     code, _ = await run_inbox(house, "replay")
     assert code == 2, "which ones must be said"
+
+
+# --- when the order of a case turns up ------------------------------------------------------------------------------
+
+
+async def test_the_case_of_an_order_that_turned_up_after_all_is_shown_and_resolved(
+    house: House, platform: Platform, missing: str, database: asyncpg.Connection
+) -> None:
+    case = f"/v1/cases/{missing}-0"
+    async with house.open(notifications=SOON) as api:
+        message = genuine(platform, missing)
+        await notify(api, missing, message)
+
+        async def opened() -> bool:
+            return await database.fetchval("SELECT count(*) FROM cases") == 1
+
+        await until(opened)
+        (await api.request("GET", case)).problem(404, "case_not_found", "case_id")  # it is nobody's yet
+        await turns_up(database)
+        assert (await notify(api, missing, message)).status == 200, "its channel had gone on"
+        assert (await api.get(missing))["state"] == "paid"
+        shown = (await api.request("GET", case)).json
+        assert (shown["reason"], shown["order"]["state"]) == ("orphan_notification", "paid")
+        assert "close" in shown["actions"]
+        resolution = {"action": "close", "by": "Lin", "note": "the order was restored"}
+        answer = await api.request("POST", f"{case}/resolve", resolution)
+        assert (answer.status, answer.json["resolution"], answer.json["resolved_by"]) == (200, "close", "Lin")
+        assert (await api.get(missing))["paid_amount"] == 1200

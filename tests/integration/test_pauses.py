@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
+import pytest
 
+from gateway import unanswered
 from tests.integration.gateway_parts import Api, Platform, add_app, started, until, write_config
 
 QUICK: dict[str, Any] = {
@@ -65,6 +68,39 @@ async def test_while_a_channel_is_paused_nothing_is_lost_and_what_it_says_is_hea
         assert await metric(api, 'holdfast_channel_paused{channel="wechatpay"}') == 0
         await platform.pay(waiting + "01")
         await api.until_state(waiting, "paid")
+
+
+async def test_what_was_paid_in_an_outage_is_found_when_the_channel_is_back_whatever_rung_its_ladder_is_on(
+    platform: Platform,
+    database_url: str,
+    tmp_path: Path,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unanswered, "LOOK_EVERY_S", 0.2)
+    database = await asyncpg.connect(database_url)
+    slow = {**QUICK, "checks": {**QUICK["checks"], "slow_queries_s": [3600]}}
+    app = await add_app(database_url, "shop")
+    async with started(write_config(tmp_path / "gateway.toml", database_url, platform, **slow)) as gateway:
+        api = Api(session, gateway.url, app.api_key)
+        orders = [(await api.shown((await api.created(amount=1200))["order_id"]))["order_id"] for _ in range(5)]
+        async with platform.faults(error_before=1.0, drop=1.0):
+            for order_id in orders:
+                await platform.pay(order_id + "01")
+
+            async def on_the_last_rung() -> bool:
+                late = (
+                    "SELECT count(*) FROM orders WHERE state = 'paying' AND next_check_at > now() + interval '1 minute'"
+                )
+                return await database.fetchval(late) == len(orders)
+
+            await until(on_the_last_rung)
+
+        async def paid() -> bool:  # read where nobody asks the channel because of it
+            return await database.fetchval("SELECT count(*) FROM orders WHERE state = 'paid'") == len(orders)
+
+        await until(paid)
+    await database.close()
 
 
 async def test_each_method_is_asked_after_when_its_own_ladder_says_so(

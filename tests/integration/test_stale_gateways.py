@@ -28,6 +28,24 @@ async def test_a_paid_order_is_paid_at_both(api: Api, second_api: Api, platform:
     assert (await api.sync(order_id)).json == await second_api.get(order_id)
 
 
+async def test_a_paid_order_that_moved_on_is_shown_as_it_is_by_both(
+    api: Api, second_api: Api, platform: Platform
+) -> None:
+    """More money came for it, and only one of them was told: what one has shown, the other may not take back."""
+    order = await _moved_by_the_other(api, second_api)
+    order_id = order["order_id"]
+    await platform.pay(order_id + "01")
+    paid = await second_api.until_state(order_id, "paid")
+    assert await api.sync(order_id), "now the first one has it in its memory, too"
+    more = platform.notice(order_id + "01", order["amount"])
+    address = f"{second_api.url}/callbacks/wechatpay/{order_id}/01"
+    async with second_api.session.post(address, data=more, headers=platform.signed(more)) as answer:
+        assert answer.status in (200, 204)
+    shown = (await second_api.get(order_id))["version"]
+    assert shown > paid["version"]
+    assert (await api.get(order_id))["version"] >= shown
+
+
 async def test_a_closed_order_is_closed_at_both(api: Api, second_api: Api) -> None:
     order = await _moved_by_the_other(api, second_api)
     assert (await second_api.close(order["order_id"])).status == 200

@@ -4,8 +4,8 @@ A statement is one transaction. It travels, waits for the rows that others hold,
 it commits, and its reply travels back; each leg can be slow or lost. Nobody sees what is not committed. What was sent
 does not depend on the client any more: a statement whose connection has ended is mostly committed all the same.
 
-Not modelled: deadlocks (statements lock in the order of their keys), the validity of JSON texts, `smallint` overflows,
-roles, a commit that is lost after it was acknowledged.
+Not modelled: deadlocks (statements lock in the order of their keys), `smallint` overflows, roles, a commit that is lost
+after it was acknowledged. A JSON text that is none is refused also where Postgres would not get to look at it.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 from asyncpg import exceptions
 
-from gateway.storage.statement import columns, sections, statement
+from gateway.storage.statement import DERIVED, columns, sections, statement
 from tests.simulation.locks import Lock
 from tests.simulation.tables import (
     AttemptRow,
@@ -27,7 +27,7 @@ from tests.simulation.tables import (
     Tables,
     WebhookRow,
 )
-from tests.simulation.wire import Record, encoded, records
+from tests.simulation.wire import Record, encoder, records
 from tests.simulation.work import Seen, Statement, Work
 
 Row: TypeAlias = tuple[Any, ...]
@@ -49,9 +49,11 @@ def _claimed(work: Work, births: Sequence[Row], seen: Seen) -> set[tuple[str, by
         app_id, out_order_no, fingerprint, window_ms = row[1], row[2], row[12], row[17]
         key = (app_id, fingerprint)
         until_us = work.clock_us() + window_ms * 1000
+        submission = SubmissionRow(app_id, fingerprint, out_order_no, until_us)
+        submissions.check(submission)
         known = submissions.get(key)
         if known is None:
-            submissions.insert(SubmissionRow(app_id, fingerprint, out_order_no, until_us))
+            submissions.add(submission)
         elif key in claimed:
             raise _twice()
         elif known.expires_at_us <= work.clock_us() or known.out_order_no == out_order_no:
@@ -76,8 +78,10 @@ def _born(work: Work, births: Sequence[Row], seen: Seen) -> dict[str, None]:
     for row in births:
         if row[12] is not None and (row[1], row[12]) not in claimed:
             continue
+        order = OrderRow(*row[:15], _us(row[15]))
+        orders.check(order)
         if orders.one("orders_natural_key", row[1:3]) is None:
-            orders.insert(OrderRow(*row[:15], _us(row[15])))
+            orders.add(order)
             born[row[0]] = None
     return born
 
@@ -224,9 +228,10 @@ def _fill(work: Work, section: Section, name: str, rows: Sequence[Row], applied:
         made = section.make(work, row)
         if made is None:
             continue
+        table.check(made)
         key = table.shape.key(made)
         if section.conflict is None or key not in table:
-            table.insert(made)
+            table.add(made)
         elif section.conflict:
             if key in written:
                 raise _twice()
@@ -240,13 +245,16 @@ def _fill(work: Work, section: Section, name: str, rows: Sequence[Row], applied:
 class Flush(msgspec.Struct, frozen=True):
     """The statement for a batch that has rows for these sections."""
 
-    parts: tuple[tuple[str, int, tuple[str, ...]], ...]  # section, its first parameter, its columns' types
+    parts: tuple[tuple[str, int, tuple[Callable[[Any], Any], ...]], ...]  # section, its first parameter, its encoders
 
     def rows(self, parameters: Sequence[Any]) -> dict[str, list[Row]]:
-        """The rows of each section."""
+        """The rows of each section, as they arrive."""
         return {
-            name: list(zip(*(encoded(parameters[first + at], kind) for at, kind in enumerate(kinds)), strict=True))
-            for name, first, kinds in self.parts
+            name: [
+                tuple([encode(value) for encode, value in zip(encoders, row, strict=True)])
+                for row in zip(*parameters[first : first + len(encoders)], strict=True)
+            ]
+            for name, first, encoders in self.parts
         }
 
     def locks(self, tables: Tables, parameters: Sequence[Any]) -> list[Lock]:
@@ -295,14 +303,20 @@ def flush(sql: str) -> Statement | None:
     names = frozenset(name for name in _CTE.findall(sql) if name in sections() and columns(name))
     if not names or statement(names).sql != sql:
         return None
-    parts: list[tuple[str, int, tuple[str, ...]]] = []
+    parts: list[tuple[str, int, tuple[Callable[[Any], Any], ...]]] = []
     first = 0
     for name, of_section in statement(names).columns.items():
-        kinds = dict(_TYPED.findall(sections()[name]))
-        parts.append((name, first, tuple(f"{kinds[column]}[]" for column in of_section)))
+        kinds = dict(_TYPED.findall(sections()[name])) | dict.fromkeys(_cast_to_json(name), "json")
+        parts.append((name, first, tuple(encoder(kinds[column]) for column in of_section)))
         first += len(of_section)
     made = Flush(tuple(parts))
     return Statement("flush", made.run, made.locks, writes=True)
+
+
+def _cast_to_json(name: str) -> set[str]:
+    """The columns of a section that become JSON, there or (births, moves) in what lives on it."""
+    text = "".join(sections()[each] for each in DERIVED.get(name, (name,)))
+    return set(re.findall(r"\b\w\.(\w+)::json\b", text))
 
 
 def _us(at_ms: int | None) -> int | None:

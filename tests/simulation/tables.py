@@ -7,6 +7,7 @@ milliseconds, what Postgres' own clock made in microseconds, as Postgres keeps i
 
 import re
 from collections.abc import Callable, Hashable
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -374,6 +375,7 @@ class Table(dict[Key, Any]):
         self._unique_keys = [(self._uniques[name], key_of) for name, key_of in shape.uniques.items()]
         self._group_keys = [(self._groups[name], key_of) for name, key_of in shape.groups.items()]
         self._required = _required(shape.row)
+        self._at_birth = shape.checks | shape.grown
 
     def one(self, unique: str, key: Key) -> Any | None:
         """The row that a unique index has under this key."""
@@ -390,12 +392,18 @@ class Table(dict[Key, Any]):
         Raises:
             NotNullViolationError, CheckViolationError, UniqueViolationError: as Postgres would.
         """
-        shape = self.shape
-        key = shape.key(row)
-        self._check(row, shape.checks)
-        self._check(row, shape.grown)
+        self.check(row)
+        self.add(row)
+
+    def check(self, row: Any) -> None:
+        """NOT NULL and CHECKs, which Postgres looks at before it knows of any conflict."""
+        self._check(row, self._at_birth)
+
+    def add(self, row: Any) -> None:
+        """Insert a row that was checked."""
+        key = self.shape.key(row)
         if key in self:
-            raise _unique_violation(self.name, shape.primary)
+            raise _unique_violation(self.name, self.shape.primary)
         self._change(key, None, row)
 
     def update(self, key: Key, **columns: Any) -> None:  # type: ignore[override]
@@ -475,9 +483,9 @@ class Tables:
     app_keys: Table
 
     def __init__(self) -> None:
-        self._tables = [Table(shape) for shape in SHAPES]
+        self.all = [Table(shape) for shape in SHAPES]
         self._log: list[Change] = []
-        for table in self._tables:
+        for table in self.all:
             setattr(self, table.name, table)
             table.taking_notes_in(self._log)
 
@@ -505,6 +513,7 @@ def constraints() -> set[str]:
     return {name for shape in SHAPES for name in (shape.primary, *shape.uniques, *shape.checks, *shape.grown)}
 
 
+@cache
 def _required(row: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """Reads the columns of a row that may not be null."""
     fields = msgspec.structs.fields(row)

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import msgspec
 from asyncpg import exceptions
+
+_skim = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Record(tuple[Any, ...]):
@@ -14,6 +17,10 @@ class Record(tuple[Any, ...]):
 
     def __getitem__(self, key: Any) -> Any:
         return tuple.__getitem__(self, self.places[key] if type(key) is str else key)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """The columns' names and values."""
+        return list(zip(self.places, self, strict=True))
 
     def keys(self) -> list[str]:
         """The columns' names."""
@@ -43,6 +50,16 @@ def _text(value: Any) -> str | None:
     return str.__str__(value)  # an enum's member comes back as plain text
 
 
+def _json(value: Any) -> str | None:
+    text = _text(value)
+    if text is not None:
+        try:
+            _skim(text)
+        except msgspec.DecodeError as error:
+            raise exceptions.InvalidTextRepresentationError(f"invalid input syntax for type json: {error}") from None
+    return text
+
+
 def _integer(bits: int) -> Callable[[Any], int | None]:
     bound = 1 << bits - 1
 
@@ -65,6 +82,7 @@ def _of(kind: type | tuple[type, ...]) -> Callable[[Any], Any]:
 
 _ENCODERS: dict[str, Callable[[Any], Any]] = {
     "text": _text,
+    "json": _json,
     "int": _integer(32),
     "bigint": _integer(64),
     "bool": _of(bool),
@@ -73,8 +91,13 @@ _ENCODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def encoder(kind: str) -> Callable[[Any], Any]:
+    """What encodes one value of an SQL type; raises as `encoded` does."""
+    return _ENCODERS[kind]
+
+
 def encoded(value: Any, kind: str) -> Any:
-    """A parameter as it arrives; `kind` is its SQL type, with [] if it is an array.
+    """A parameter as it arrives; `kind` is its SQL type, with [] if it is an array. `json` is text that is cast.
 
     Raises:
         DataError: asyncpg would not send it.

@@ -9,13 +9,16 @@ import msgspec
 import pytest
 
 from bench import ledgers
-from bench.auditor import ChannelReport, Finding, Latency, Report, audit
+from bench.auditor import ChannelReport, Latency, Report, audit
+from bench.books import Finding
 from bench.ledgers import (
     ChannelPayment,
+    ChannelRefund,
     ControlOrder,
     GatewayAttempt,
     GatewayOrder,
     GatewayPayment,
+    GatewayRefund,
     Ledgers,
     ShopOrder,
 )
@@ -60,6 +63,7 @@ GOOD = Ledgers(
     gateway_orders=[order(A, "paid"), order(B, "paid"), order(C, "paying")],
     gateway_attempts=[attempt(A), attempt(B), attempt(C)],
     gateway_payments=[payment(A, "t1"), payment(B, "t2", learned_by="notification", learned_at_s=12.0)],
+    gateway_refunds=[],
     shop_orders=[customer(A, told=True), customer(B, told=True, learned_by="answer"), customer(C, told=False)],
 )
 
@@ -86,7 +90,7 @@ def test_books_that_agree_pass_and_are_counted() -> None:
 
 
 def test_empty_books_pass_without_figures() -> None:
-    report = audit(Ledgers(payments=[], gateway_orders=[], gateway_attempts=[], gateway_payments=[], shop_orders=[]))
+    report = audit(Ledgers([], [], [], [], [], []))
     assert report.passed
     assert report.channels == {}
     assert report.known_after is None
@@ -143,7 +147,7 @@ def test_double_is_an_order_credited_twice() -> None:
 
 def test_double_is_a_transaction_recorded_twice() -> None:
     again = payment(A, "t1", kind="excess")
-    assert counts(changed(gateway_payments=[*GOOD.gateway_payments, again])) == {"double": ["t1"]}
+    assert counts(changed(gateway_payments=[*GOOD.gateway_payments, again])) == {"double": ["t1", A]}
 
 
 def test_the_same_number_at_two_channels_is_two_transactions() -> None:
@@ -162,16 +166,113 @@ def test_double_is_an_order_fulfilled_twice() -> None:
     assert counts(changed(shop_orders=twice)) == {"double": [A]}
 
 
-def test_double_is_money_taken_twice_with_nothing_to_show_for_it_and_recorded_excess_is_not() -> None:
-    taken = [*GOOD.payments, channel(A, "t3", out_trade_no=A + "02", channel="unionpay")]
+def test_double_is_money_taken_twice_with_nothing_to_show_for_it_or_recorded_and_kept() -> None:
+    taken = [*GOOD.payments, TWICE]
     tried = [*GOOD.gateway_attempts, GatewayAttempt(A + "02", A, "unionpay", "m")]
     assert counts(changed(payments=taken, gateway_attempts=tried)) == {"double": [A]}
-    excess = payment(A, "t3", kind="excess", attempt_id=A + "02", channel="unionpay")
-    recorded = [*GOOD.gateway_payments, excess]
-    assert counts(changed(payments=taken, gateway_attempts=tried, gateway_payments=recorded)) == {}
+    assert counts(refunded()) == {}
+    assert counts(refunded(there=[], here=[])) == {"double": [A]}
     elsewhere = [*GOOD.gateway_payments, payment(A, "t3", kind="excess", attempt_id=A + "02")]
     report = changed(payments=taken, gateway_attempts=tried, gateway_payments=elsewhere)
     assert counts(report) == {"double": [A], "mismatch": [A]}
+
+
+# --- what was given back ---------------------------------------------------------------------------------------------
+
+TWICE = channel(A, "t3", out_trade_no=A + "02", channel="unionpay")
+EXCESS = payment(A, "t3", kind="excess", attempt_id=A + "02", channel="unionpay")
+BACK = ChannelRefund("X1", 100, "succeeded")
+OURS = GatewayRefund("X1", A, A + "02", "unionpay", "m", "t3", "excess", 100, "succeeded")
+
+
+def refunded(
+    *, there: list[ChannelRefund] | None = None, here: list[GatewayRefund] | None = None, **fields: Any
+) -> Report:
+    """A was paid twice; the second payment went back, unless it is said what happened instead."""
+    books: dict[str, Any] = {
+        "payments": [*GOOD.payments, msgspec.structs.replace(TWICE, refunds=tuple([BACK] if there is None else there))],
+        "gateway_attempts": [*GOOD.gateway_attempts, GatewayAttempt(A + "02", A, "unionpay", "m")],
+        "gateway_payments": [*GOOD.gateway_payments, EXCESS],
+        "gateway_refunds": [OURS] if here is None else here,
+    }
+    return changed(**{**books, **fields})
+
+
+def ours(**changed: Any) -> GatewayRefund:
+    return msgspec.structs.replace(OURS, **changed)
+
+
+def test_an_excess_that_went_back_is_counted_where_it_was_paid() -> None:
+    report = refunded()
+    assert (report.excess, report.given_back) == (1, 1)
+    assert (report.channels["unionpay"].excess, report.channels["unionpay"].given_back) == (1, 1)
+    kept = refunded(there=[ChannelRefund("X1", 100, "processing")], here=[ours(state="processing")])
+    assert (kept.excess, kept.given_back) == (1, 0)
+    assert counts(kept) == {"double": [A]}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "found"),
+    [
+        ([], [ours(state="failed")], {"double"}),
+        ([ChannelRefund("X1", 99, "succeeded")], [ours(amount=99)], {"double"}),
+        ([BACK, ChannelRefund("X2", 100, "succeeded")], [OURS, ours(refund_id="X2")], {"double"}),
+        ([BACK, ChannelRefund("X2", 1, "processing")],
+         [OURS, ours(refund_id="X2", amount=1, state="processing")], {"double"}),
+        ([ChannelRefund("X1", 100, "failed"), ChannelRefund("X2", 100, "succeeded")],
+         [ours(state="failed"), ours(refund_id="X2")], set()),
+        ([], [OURS], {"double", "phantom"}),
+        ([ChannelRefund("X1", 100, "failed")], [OURS], {"double", "phantom", "mismatch"}),
+        ([], [ours(state="unknown")], {"double", "lost"}),
+        ([BACK], [ours(state="unknown")], {"mismatch"}),
+        ([BACK], [ours(state="failed")], {"mismatch"}),
+        ([BACK], [ours(amount=99)], {"mismatch"}),
+        ([BACK], [], {"mismatch"}),
+        ([BACK], [ours(transaction="t1", channel="wechatpay")], {"mismatch", "phantom"}),
+    ],
+)  # fmt: skip
+def test_each_way_in_which_an_excess_can_go_wrong(
+    there: list[ChannelRefund], here: list[GatewayRefund], found: set[str]
+) -> None:
+    assert counts(refunded(there=there, here=here)) == {name: [A] for name in found}
+
+
+def of_credit(**changed: Any) -> GatewayRefund:
+    mine = GatewayRefund("R1", B, B + "01", "alipay", "m", "t2", "app", 40, "succeeded")
+    return msgspec.structs.replace(mine, **changed)
+
+
+@pytest.mark.parametrize(
+    ("mine", "refunded_amount", "found"),
+    [
+        (of_credit(), 40, {}),
+        (of_credit(), 0, {"mismatch": [B]}),
+        (of_credit(state="reversed"), 0, {"phantom": [], "mismatch": [B]}),
+        (of_credit(cause="excess"), 40, {"mismatch": [B]}),
+    ],
+)
+def test_what_an_order_was_paid_with_goes_back_only_when_its_app_says_so(
+    mine: GatewayRefund, refunded_amount: int, found: dict[str, list[str]]
+) -> None:
+    back = channel(B, "t2", refunds=(ChannelRefund("R1", 40, "succeeded"),))
+    report = changed(
+        payments=[GOOD.payments[0], back],
+        gateway_orders=[order(A, "paid"), order(B, "paid", refunded_amount=refunded_amount), order(C, "paying")],
+        gateway_refunds=[mine],
+    )
+    assert counts(report) == {name: subjects for name, subjects in found.items() if subjects}
+
+
+def test_a_late_payment_that_its_app_did_not_want_is_not_lost_once_it_went_back() -> None:
+    late = {
+        "gateway_orders": [order(A, "paid"), order(B, "closed"), order(C, "paying")],
+        "gateway_payments": [payment(A, "t1"), payment(B, "t2", kind="excess")],
+        "shop_orders": [customer(A, told=True), customer(B, told=False), customer(C, told=False)],
+    }
+    assert counts(changed(**late)) == {"double": [B]}
+    back = channel(B, "t2", refunds=(ChannelRefund("X1", 100, "succeeded"),))
+    here = ours(order_id=B, attempt_id=B + "01", channel="alipay", transaction="t2", cause="late")
+    assert counts(changed(**late, payments=[GOOD.payments[0], back], gateway_refunds=[here])) == {}
 
 
 def test_double_is_two_orders_under_one_number() -> None:
@@ -273,6 +374,8 @@ def test_the_channels_ledger_is_read_per_merchant_without_a_torn_last_line(tmp_p
     opened = {**paid, "kind": "opened", "at": 12.0, "description": '"paid"'}
     dropped = {"kind": "notification_dropped", "at": 13.0, "channel": "alipay", "merchant": "21",
                "out_trade_no": B + "01", "topic": ""}  # fmt: skip
+    back = {**dropped, "kind": "refund_opened", "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01"}
+    settled = {**back, "kind": "refund_settled"}
     notified = {**dropped, "kind": "notified", "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01"}
     entries = [
         opened,
@@ -284,13 +387,21 @@ def test_the_channels_ledger_is_read_per_merchant_without_a_torn_last_line(tmp_p
         notified,
         {**notified, "channel": "alipay", "merchant": "21", "out_trade_no": B + "01", "topic": "a refund"},
         {**dropped, "channel": "wechatpay", "merchant": "19", "out_trade_no": A + "01", "topic": "a refund"},
+        {**back, "refund_no": "R1", "amount": 40},
+        {**back, "refund_no": "R2", "amount": 60},
+        {**settled, "refund_no": "R2", "state": "succeeded"},
+        {**settled, "refund_no": "R2", "state": "failed"},
+        {**back, "refund_no": "R3", "amount": 1, "channel": "alipay", "merchant": "20"},
+        {**paid, "out_trade_no": C + "01", "transaction": "t9"},
+        {**back, "refund_no": "AUTOt9", "amount": 100, "out_trade_no": C + "01"},
     ]
     path = tmp_path / "ledger.jsonl"
     path.write_text("\n".join(map(json.dumps, entries)) + "\n" + json.dumps(paid)[:50], "utf-8")
     assert ledgers.read_channel_ledger(path, {"wechatpay": "19", "alipay": "21"}) == [
-        ChannelPayment("wechatpay", "19/wx", A + "01", "t1", 100, "CNY", 12.5, acknowledged=True),
+        ChannelPayment("wechatpay", "19/wx", A + "01", "t1", 100, "CNY", 12.5, acknowledged=True,
+                       refunds=(ChannelRefund("R1", 40, "processing"), ChannelRefund("R2", 60, "failed"))),
         ChannelPayment("alipay", "21", B + "01", "t1", 100, "CNY", 12.5, dropped=True),
-    ]
+    ]  # fmt: skip
 
 
 def test_the_control_arm_s_ledger_is_read_and_can_not_be_written(tmp_path: Path) -> None:
@@ -302,4 +413,4 @@ def test_the_control_arm_s_ledger_is_read_and_can_not_be_written(tmp_path: Path)
     connection.close()
     assert ledgers.read_control_ledger(path) == [ControlOrder("x", paid=True), ControlOrder("y", paid=False)]
     with pytest.raises(sqlite3.OperationalError):
-        ledgers._sqlite_rows(path, "DELETE FROM orders")
+        ledgers.sqlite_rows(path, "DELETE FROM orders")

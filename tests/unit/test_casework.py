@@ -5,7 +5,16 @@ import pytest
 
 from actors import casework
 from actors.effects import Close, Query, SubmitRefund
-from actors.events import CaseAction, CaseResolved, RefundReported, RefundWord, ReportedClosed, Source
+from actors.events import (
+    CaseAction,
+    CaseResolved,
+    RefundRefused,
+    RefundReported,
+    RefundWord,
+    ReportedClosed,
+    ReportedDebited,
+    Source,
+)
 from actors.lifecycle import CLOSING as CLOSING_STATE
 from actors.order import (
     AttemptState,
@@ -85,6 +94,15 @@ def test_an_unknown_outcome_is_asked_after_again_from_the_first_rung() -> None:
     assert decision.effects == (Query(1),)
 
 
+@pytest.mark.parametrize("order", [told(CLOSED, ReportedDebited(AT_MS - 9, 1, "42")), FOREIGN])
+def test_asking_once_more_settles_nothing(order: Order) -> None:
+    """The money is still held, or nobody knows where it is: without a case nobody would look at it again."""
+    decision = resolve(order, CaseAction.RETRY)
+    assert (decision.order.state, decision.effects) == (OrderState.EXCEPTION, (Query(1),))
+    assert decision.order.version == order.version + 1, "that they asked is kept"
+    assert decision.settles is None
+
+
 def test_people_may_say_that_it_was_never_paid_and_it_is_watched_all_the_same() -> None:
     decision = resolve(UNCLEAR, CaseAction.CLOSE)
     assert (decision.order.state, decision.order.attempts[0].state) == (OrderState.CLOSED, AttemptState.CLOSED)
@@ -93,12 +111,36 @@ def test_people_may_say_that_it_was_never_paid_and_it_is_watched_all_the_same() 
     assert late.state is OrderState.PAID, "what the channel says counts more"
 
 
-def test_a_failed_refund_of_an_excess_is_sent_again_under_its_number() -> None:
-    decision = resolve(UNPAYABLE, CaseAction.RETRY)
-    before, after = UNPAYABLE.refunds[0], decision.order.refunds[0]
+def test_a_refused_refund_of_an_excess_is_sent_again_under_its_number() -> None:
+    excess = told(PAID, paid_event(AT_MS - 9, transaction="T2"))
+    before = excess.refunds[0]
+    refused = told(excess, RefundRefused(AT_MS - 5, before.refund_id, "NOT_ENOUGH", "no balance"))
+    decision = resolve(refused, CaseAction.RETRY)
+    (after,) = decision.order.refunds
     assert (after.refund_id, after.state) == (before.refund_id, RefundState.SUBMITTING)
     assert decision.effects == (SubmitRefund(before.refund_id),)
+    assert decision.order.version == refused.version + 1
+
+
+@pytest.mark.parametrize("word", [RefundWord.FAILED, RefundWord.SUCCEEDED])
+def test_a_refund_that_failed_at_its_channel_is_begun_anew(word: RefundWord) -> None:
+    """There its number is used up. Both are full refunds of one payment: the channel never takes more than one."""
+    decision = resolve(UNPAYABLE, CaseAction.RETRY)
+    old, new = decision.order.refunds
+    assert (old, new.state) == (UNPAYABLE.refunds[0], RefundState.SUBMITTING)
+    assert (new.amount, new.transaction, new.cause) == (old.amount, old.transaction, old.cause)
+    assert decision.effects == (SubmitRefund(new.refund_id),)
     assert decision.order.version == UNPAYABLE.version + 1
+    said = RefundReported(AT_MS, new.refund_id, Source.QUERY, "wechatpay", "m/a", word)
+    possible = casework.possible(told(decision.order, said), Reason.REFUND_FAILED)
+    assert (CaseAction.RETRY in possible) == (word is RefundWord.FAILED)
+
+
+def test_money_too_much_of_before_it_was_given_back_by_itself_can_be_given_back() -> None:
+    excess = msgspec.structs.replace(told(PAID, paid_event(AT_MS - 9, transaction="T2")), refunds=())
+    assert set(casework.possible(excess, Reason.EXCESS_PAYMENT)) >= {"refund", "close"}
+    (refund,) = resolve(excess, CaseAction.REFUND, Reason.EXCESS_PAYMENT).order.refunds
+    assert (refund.transaction, refund.cause) == ("T2", RefundCause.PEOPLE)
 
 
 def test_what_is_left_at_that_moves_a_version_and_nothing_else() -> None:

@@ -69,6 +69,14 @@ def test_a_bar_code_waits_for_nobody(directory: Path) -> None:
     config = read(directory, toml + "[channels.unionpay.methods.barcode.checks]\nqueries_s = [1]\n")
     barcode = schedule_of(config.checks, config.channels).of("unionpay", "barcode")
     assert (barcode.timeout_ms, barcode.queries_ms) == (5000, (1000,))
+    config = read(directory, toml + "[channels.unionpay.methods.barcode.checks]\ntimeout_s = 40\n")
+    assert schedule_of(config.checks, config.channels).of("unionpay", "barcode").timeout_ms == 40_000
+
+
+def test_where_everything_is_asked_after_sooner_so_is_a_bar_code(directory: Path) -> None:
+    config = read(directory, UNIONPAY_PEM + "[checks]\ntimeout_s = 2\nqueries_s = [1, 1]\n")
+    barcode = schedule_of(config.checks, config.channels).of("unionpay", "barcode")
+    assert (barcode.timeout_ms, barcode.queries_ms) == (2000, (1000, 1000))
 
 
 def test_variables_reach_a_method(directory: Path) -> None:

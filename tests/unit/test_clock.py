@@ -1,61 +1,97 @@
-"""The database's time, near enough: a slow answer does not spoil what a fast one said."""
+"""The database's time: the wall clock of this machine may say what it likes."""
 
 from typing import Any, cast
 
-from gateway.clock import DatabaseClock
+import asyncpg
+
+from gateway.clock import DatabaseClock, elapsed_s
 
 
-class Wall:
-    """This machine's clock."""
+class Machine:
+    """A machine whose wall clock and whose time pass as they are told, and a database that has a clock of its own."""
 
     def __init__(self) -> None:
-        self.now_s = 1_000_000.0
+        self.wall_s, self.elapsed_s, self.database_s = 1000.0, 5.0, 1234.5
+        self.there_s, self.back_s = 2.0, 2.0  # the question's way, and the answer's
 
-    def __call__(self) -> float:
-        return self.now_s
+    def passes(self, seconds: float) -> None:
+        self.wall_s, self.elapsed_s = self.wall_s + seconds, self.elapsed_s + seconds
+        self.database_s += seconds
 
+    def clock(self) -> DatabaseClock:
+        return DatabaseClock(lambda: self.wall_s, lambda: self.elapsed_s)
 
-class Database:
-    """Answers with its own time, which is `ahead_s` of this machine's, after `there_s`; the answer needs `back_s`."""
-
-    def __init__(self, wall: Wall) -> None:
-        self._wall = wall
-        self.ahead_s, self.there_s, self.back_s = 0.0, 0.0, 0.0
-
-    async def fetchval(self, _sql: str) -> float:
-        self._wall.now_s += self.there_s
-        theirs = self._wall.now_s + self.ahead_s
-        self._wall.now_s += self.back_s
-        return theirs
+    async def fetchval(self, _sql: str) -> Any:
+        self.passes(self.there_s)
+        said_s = self.database_s
+        self.passes(self.back_s)
+        return said_s
 
 
-async def adjusted(clock: DatabaseClock, database: Database, there_s: float, back_s: float) -> int:
-    database.there_s, database.back_s = there_s, back_s
-    await clock.adjust(cast(Any, database))
-    return clock.offset_ms
+def connection(machine: Machine) -> asyncpg.Connection:
+    return cast(asyncpg.Connection, machine)
 
 
-async def test_a_slow_round_trip_does_not_replace_what_a_fast_one_said() -> None:
-    wall = Wall()
-    clock, database = DatabaseClock(wall), Database(wall)
-    database.ahead_s = 7.0
-    assert await adjusted(clock, database, 0.01, 0.01) == 7000
-    assert await adjusted(clock, database, 8.0, 0.0) == 7000
-    assert await adjusted(clock, database, 0.0, 8.0) == 7000
+def test_before_the_database_was_asked_it_is_this_machines_clock() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    machine.passes(3)
+    assert clock.now_ms() == 1_003_000
+
+
+async def test_it_is_the_databases_clock_and_how_far_ours_is_off_is_known() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    await clock.adjust(connection(machine))
+    assert clock.now_ms() == machine.database_s * 1000
+    assert clock.offset_ms == 234_500
+    machine.passes(60)
+    assert clock.now_ms() == machine.database_s * 1000
+
+
+async def test_a_wall_clock_that_is_set_changes_nothing_before_and_after_the_database_is_asked_again() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    await clock.adjust(connection(machine))
+    machine.wall_s += 3600
+    machine.passes(1)
+    assert clock.now_ms() == machine.database_s * 1000
+    await clock.adjust(connection(machine))
+    assert clock.now_ms() == machine.database_s * 1000
+    assert clock.offset_ms == 234_500 - 3_600_000
+
+
+async def adjusted(clock: DatabaseClock, machine: Machine, there_s: float, back_s: float) -> float:
+    """How wrong the clock is, in seconds, after the database was asked over ways of these lengths."""
+    machine.there_s, machine.back_s = there_s, back_s
+    await clock.adjust(connection(machine))
+    return round(clock.now_ms() / 1000 - machine.database_s, 3)
+
+
+async def test_a_slow_answer_does_not_spoil_what_a_fast_one_said() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    assert await adjusted(clock, machine, 0.01, 0.01) == 0
+    assert await adjusted(clock, machine, 8.0, 0.0) == 0
+    assert await adjusted(clock, machine, 0.0, 8.0) == 0
 
 
 async def test_the_first_answer_is_better_than_none_and_a_faster_one_better_still() -> None:
-    wall = Wall()
-    clock, database = DatabaseClock(wall), Database(wall)
-    database.ahead_s = 3600.0
-    assert await adjusted(clock, database, 8.0, 0.0) == 3_604_000
-    assert await adjusted(clock, database, 4.0, 0.0) == 3_602_000
-    assert await adjusted(clock, database, 0.1, 0.1) == 3_600_000
+    machine = Machine()
+    clock = machine.clock()
+    assert await adjusted(clock, machine, 8.0, 0.0) == 4
+    assert await adjusted(clock, machine, 0.0, 4.0) == -2
+    assert await adjusted(clock, machine, 0.1, 0.1) == 0
 
 
 async def test_a_clock_that_drifts_is_followed() -> None:
-    wall = Wall()
-    clock, database = DatabaseClock(wall), Database(wall)
-    assert await adjusted(clock, database, 0.0, 0.0) == 0
-    database.ahead_s = -2.0
-    assert await adjusted(clock, database, 0.2, 0.2) == -2000
+    machine = Machine()
+    clock = machine.clock()
+    assert await adjusted(clock, machine, 0.0, 0.0) == 0
+    machine.database_s -= 2
+    assert await adjusted(clock, machine, 0.2, 0.2) == 0
+
+
+def test_the_time_that_passes_never_goes_back() -> None:
+    moments = [elapsed_s() for _ in range(1000)]
+    assert moments == sorted(moments)

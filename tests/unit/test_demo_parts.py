@@ -42,8 +42,8 @@ def test_kills_come_at_least_twice_in_order_within_the_run_and_apart(seconds: fl
 
 @pytest.mark.parametrize("wrong", [{"lost": 1}, {"double": 1}, {"phantom": 1}, {"mismatch": 1}, {"paid_at_channel": 0}])
 def test_a_run_passes_only_if_something_was_paid_and_nothing_is_amiss(wrong: dict[str, int]) -> None:
-    result = Result(1, orders=9, paid_at_channel=8, paid_here=8, told=8, kills=2, lost=0, double=0, phantom=0,
-                    mismatch=0, control_lost=3)  # fmt: skip
+    result = Result(1, orders=9, paid_at_channel=8, paid_here=8, told=8, kills=2, excess=1, given_back=1,
+                    lost=0, double=0, phantom=0, mismatch=0, control_lost=3)  # fmt: skip
     assert result.passed
     assert not msgspec.structs.replace(result, **wrong).passed
 
@@ -107,7 +107,9 @@ def test_every_fault_of_the_demo_is_one_its_platform_knows(simulator: Path) -> N
         for platform in [platforms[channel]] if dot else platforms.values():
             assert (fault if dot else name) in platform.no_faults.__struct_fields__
     assert all(words in faults.said_of_nasty(OWN) for own in OWN.values() for words in own)
-    assert set(Faults(nasty=0).shares(OWN)) == {"drop", "duplicate", "delay_s", "error_before", "error_after"}
+    assert set(Faults(nasty=0).shares(OWN)) == {
+        *("drop", "duplicate", "delay_s", "error_before", "error_after", "close_overtaken")
+    }
 
 
 def test_the_channels_add_up() -> None:

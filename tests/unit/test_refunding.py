@@ -29,7 +29,7 @@ from actors.order import (
     Reply,
     Settlement,
 )
-from actors.refunding import REFUNDS_MAX, SUBMITTING, UNKNOWN
+from actors.refunding import REFUNDS_MAX, SUBMITTING, TOO_LATE, UNKNOWN
 from tests.unit.orders import BORN_MS, CLOSED, CLOSING, PAID, PENDING, SCHEDULE, decide, fresh, paid_event, pay, told
 
 AT_MS = BORN_MS + 20_000
@@ -100,13 +100,13 @@ def test_only_a_paid_order_is_refunded(order: Order) -> None:
     assert (decide(order, ASKED).order, decide(order, ASKED).reply) == (order, Reply.ORDER_NOT_PAID)
 
 
-def test_an_order_has_a_limit_of_refunds_and_says_so() -> None:
+def test_a_payment_has_a_limit_of_refunds_and_the_next_one_has_its_own() -> None:
     order = PAID
     for number in range(REFUNDS_MAX):
         order = told(order, RefundRequested(AT_MS, f"B{number}", 1))
     assert decide(order, RefundRequested(AT_MS, "more", 1)).reply is Reply.REFUNDS_EXHAUSTED
     excess = decide(order, paid_event(AT_MS, transaction="T2"))
-    assert (excess.case, excess.order.payments[-1].kind) == (Reason.EXCESS_PAYMENT, PaymentKind.EXCESS)
+    assert (excess.order.payments[-1].kind, excess.order.refunds[-1].cause) == (PaymentKind.EXCESS, RefundCause.EXCESS)
 
 
 # --- money that nobody may keep -------------------------------------------------------------------------------------
@@ -169,8 +169,17 @@ def test_a_no_to_a_second_sending_asks_what_became_of_the_first() -> None:
     assert (only(decision.order).state, decision.effects) == (UNKNOWN, (QueryRefund(refund_id),))
     found = told(decision.order, word(REFUNDING, RefundWord.SUCCEEDED))
     assert only(found).state is RefundState.SUCCEEDED
-    gone = told(decision.order, RefundNotFound(AT_MS + 400, refund_id))
+    early = told(decision.order, RefundNotFound(AT_MS + 400, refund_id))
+    assert (only(early).state, early.refunded_amount) == (UNKNOWN, 40), "the first may still be on its way"
+    assert decide(early, RefundRequested(AT_MS + 500, "B2", 61)).reply is Reply.REFUND_EXCEEDS_PAID
+    final_ms = only(decision.order).submitted_at_ms + SCHEDULE.not_found_final_ms
+    assert (only(early).next_check_at_ms or 0) <= final_ms
+    patient = told(decision.order, RefundsDue(final_ms - 5000))
+    assert only(told(patient, RefundNotFound(final_ms - 1, refund_id))).next_check_at_ms == final_ms
+    gone = told(early, RefundNotFound(final_ms, refund_id))
     assert (only(gone).state, only(gone).failure_code, gone.refunded_amount) == (RefundState.FAILED, "EXCEEDED", 0)
+    too_late = told(twice, RefundRefused(AT_MS + 300, refund_id, TOO_LATE, "never sent"))
+    assert only(told(too_late, RefundNotFound(AT_MS + 400, refund_id))).state is RefundState.FAILED
 
 
 def test_what_the_channel_has_taken_is_not_sent_again() -> None:
@@ -214,6 +223,36 @@ def test_what_we_owe_somebody_and_can_not_give_back_is_for_people(order: Order, 
     assert (decision.announce, decision.case) == (Announcement.REFUND_FAILED, case)
 
 
+def test_an_owed_refund_that_could_not_be_sent_in_time_is_begun_anew() -> None:
+    """As at UnionPay, where a number is taken for five minutes: nobody has to help after an outage."""
+    refund_id = only(EXCESS).refund_id
+    refused = RefundRefused(AT_MS + 900_000, refund_id, TOO_LATE, "its txnTime has passed")
+    lost = told(
+        EXCESS, RefundOutcomeUnknown(AT_MS, refund_id, "silence"), RefundNotFound(AT_MS + 9, refund_id), refused
+    )
+    decision = decide(lost, RefundNotFound(AT_MS + 900_009, refund_id))
+    old, new = decision.order.refunds
+    assert (old.state, new.state, new.cause) == (RefundState.FAILED, SUBMITTING, RefundCause.EXCESS)
+    assert (new.amount, new.transaction, new.started_at_ms) == (old.amount, old.transaction, AT_MS + 900_009)
+    assert new.refund_id != old.refund_id
+    assert (decision.effects, decision.case, decision.announce) == ((SubmitRefund(new.refund_id),), None, None)
+
+
+def test_what_an_app_asked_for_and_could_not_be_sent_in_time_it_can_ask_for_again() -> None:
+    decision = decide(REFUNDING, RefundRefused(AT_MS, only(REFUNDING).refund_id, TOO_LATE, "its txnTime has passed"))
+    assert (only(decision.order).state, decision.announce) == (RefundState.FAILED, Announcement.REFUND_FAILED)
+
+
+def test_a_refund_that_the_app_was_refused_keeps_no_case_open() -> None:
+    refused = told(PAID, ASKED, RefundRefused(AT_MS, only(REFUNDING).refund_id, "NOT_ENOUGH", "no balance"))
+    stuck = told(refused, RefundRequested(AT_MS, "B2", 40))
+    for said in (RefundWord.ABNORMAL, RefundWord.SUCCEEDED):
+        event = RefundReported(AT_MS, stuck.refunds[1].refund_id, Source.QUERY, "wechatpay", "m/a", said)
+        decision = decide(stuck, event)
+        stuck = decision.order
+    assert decision.settles is not None
+
+
 def test_an_abnormal_refund_waits_for_people_and_is_still_asked_after() -> None:
     decision = decide(REFUNDING, word(REFUNDING, RefundWord.ABNORMAL))
     assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
@@ -227,6 +266,13 @@ def test_an_abnormal_refund_waits_for_people_and_is_still_asked_after() -> None:
 def test_another_amount_than_ours_is_for_people() -> None:
     decision = decide(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED, amount=39))
     assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
+
+
+@pytest.mark.parametrize(("said", "amount"), [(RefundWord.ABNORMAL, None), (RefundWord.SUCCEEDED, 39)])
+def test_what_had_succeeded_and_is_stuck_after_all_is_asked_after_again(said: RefundWord, amount: int | None) -> None:
+    succeeded = told(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED))
+    stuck = only(told(succeeded, word(succeeded, said, AT_MS + 900, amount)))
+    assert (stuck.state, stuck.next_check_at_ms) == (RefundState.ABNORMAL, AT_MS + 900 + SCHEDULE.refund_ms[0])
 
 
 @pytest.mark.parametrize("changed", [{"account": "x"}, {"channel": "alipay"}, {"refund_id": "R" * 32}])

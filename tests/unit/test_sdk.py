@@ -263,6 +263,75 @@ async def test_a_pay_says_what_the_method_needs_and_gives_what_the_channel_gave(
     )
 
 
+REFUND = {
+    "refund_id": "0" * 26 + "R00001", "order_id": "0" * 26, "out_refund_no": "B 1", "cause": "app", "amount": 40,
+    "currency": "CNY", "reason": "broken", "state": "processing", "channel": "wechatpay", "channel_refund": None,
+    "created_at": "2026-11-24T16:00:00.000Z", "succeeded_at": None, "next_check_at": None, "failure": None, "new": 1,
+}  # fmt: skip
+
+
+async def test_a_refund_is_asked_for_again_under_its_number_until_it_is_answered() -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append((request.path, await request.read()))
+        if len(seen) < 3:
+            return problem(503, code="overloaded", retryable=True)
+        return web.json_response(REFUND, status=202)
+
+    async with gateway(handler) as client:
+        refund = await client.refund("0" * 26, out_refund_no="B 1", amount=40, reason="broken")
+    assert (refund.state, refund.amount, refund.cause, refund.failure) == (sdk.RefundState.PROCESSING, 40, "app", None)
+    assert set(seen) == {(f"/v1/orders/{'0' * 26}/refunds", seen[0][1])}
+    assert msgspec.json.decode(seen[0][1]) == {"out_refund_no": "B 1", "amount": 40, "reason": "broken"}
+
+
+async def test_a_refund_is_found_by_either_number_and_asked_after() -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        paths.append(f"{request.method} {request.path_qs}")
+        return web.json_response(REFUND)
+
+    async with gateway(handler) as client:
+        for refund in (
+            await client.get_refund("R1"),
+            await client.refund_by_number("B 1"),
+            await client.sync_refund("R1"),
+        ):
+            assert refund.out_refund_no == "B 1"
+    assert paths == ["GET /v1/refunds/R1", "GET /v1/refunds?out_refund_no=B%201", "POST /v1/refunds/R1/sync"]
+
+
+async def test_a_refund_that_the_channel_refused_is_a_definite_no() -> None:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        return problem(422, code="refund_refused", detail="NOT_ENOUGH: no balance", retryable=False)
+
+    async with gateway(handler) as client:
+        with pytest.raises(sdk.Problem, match="422 refund_refused: NOT_ENOUGH"):
+            await client.refund("0" * 26, out_refund_no="B", amount=1)
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "reversed"])
+def test_an_event_about_a_refund_has_the_refund_and_its_order(state: str) -> None:
+    failure = None if state == "succeeded" else {"code": "closed", "message": "no such account"}
+    refund = {**REFUND, "state": state, "failure": failure}
+    order = {**ORDER, "refund_status": "partial", "refunded_amount": 40, "refunds": [refund]}
+    body = json.dumps(
+        {"id": "evt_1", "type": f"refund.{state}", "created": "2025-11-24T16:00:00.123Z", "seq": 5,
+         "data": {"object": order, "refund": refund}}
+    ).encode()  # fmt: skip
+    event = sdk.verify_webhook(SECRET, headers(body), body, now=NOW)
+    assert event.data.refund is not None
+    assert event.data.object.refunds == [event.data.refund]
+    assert (event.type, event.data.refund.state) == (f"refund.{state}", state)
+
+
+def test_an_event_about_no_refund_has_none() -> None:
+    event = sdk.verify_webhook(SECRET, headers(), BODY, now=NOW)
+    assert (event.data.refund, event.data.object.refunds) == (None, [])
+
+
 async def test_what_an_installation_can_do_is_read_with_its_rules() -> None:
     openid = {"name": "openid", "about": "the payer", "required": True, "choices": [], "pattern": None, "chars_max": 28}
     jsapi = {"method": "jsapi", "about": "", "credential": "params", "params": [openid], "new": 1}

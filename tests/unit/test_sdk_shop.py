@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import RawTestServer, TestServer
@@ -31,6 +32,7 @@ from holdfast_client.schema import AttemptState, EventData, Payment
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 WANTED = Purchase(out_order_no="A-1", subject="A-1", amount=500, pays_with=Way("alipay", "page"))
+MINDED = msgspec.structs.replace(WANTED, pays_with=Way("wechatpay", "native"))
 MIX = parse_mix("wechatpay.native:2, alipay.page, unionpay.qr:1")
 
 
@@ -117,7 +119,7 @@ def test_a_quiet_order_is_asked_about_ever_more_rarely_until_it_is_final(connect
     assert take(now=10.0) == [unanswered]
     assert take(now=19.9) == []
     bookkeeping.learn(connection, order(OrderState.PAYING, 2), 2, "answer", 19.9)
-    bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"))
+    bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"), WANTED.pays_with)
     assert take(now=20.0) == [bookkeeping.Quiet("A-1", "0" * 26, payable=True, pays_with=WANTED.pays_with)]
     assert take(now=39.9) == []
     bookkeeping.learn(connection, order(OrderState.PAID, 3), 3, "answer", 40.0)
@@ -133,7 +135,7 @@ def test_how_things_stand_is_counted_by_channel(connection: sqlite3.Connection) 
     other = Purchase("B-1", "B-1", 100)
     bookkeeping.remember(connection, other, 1.0, 10.0)
     assert bookkeeping.counts(connection)["payable"] == 0
-    bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"))
+    bookkeeping.show(connection, "A-1", Credential(type="url", value="http://x/"), WANTED.pays_with)
     bookkeeping.receive(connection, event("evt_1", order(OrderState.PAID, 3)), 2.0)
     counted = bookkeeping.counts(connection)
     assert (counted["orders"], counted["payable"], counted["fulfilled"]) == (2, 1, 1)
@@ -200,11 +202,32 @@ async def test_an_order_that_was_paid_meanwhile_is_not_asked_for_again(ledger: L
     assert (counted["payable"], counted["fulfilled"]) == (1, 1)
 
 
+async def test_a_customer_who_wants_to_pay_another_way_is_remembered_so_unless_that_can_not_be(ledger: Ledger) -> None:
+    gateway, received = Gateway(1, code="payment_in_progress"), []
+    await ledger.do(lambda connection: bookkeeping.remember(connection, MINDED, 1.0, 10.0))
+    till = Checkout(cast(Holdfast, gateway), ledger, received.append)
+    for known, handed_over in (("native", 0), ("page", 1)):
+        await till.change(order(OrderState.PAYING, 1), Way("alipay", "page"))
+        wanted = await ledger.do(lambda connection: bookkeeping.recall(connection, "A-1"))
+        assert (wanted.pays_with.method, len(received)) == (known, handed_over)
+
+
 # --- customers ------------------------------------------------------------------------------------------------------
 
 
 def customers(seed: int) -> Customers:
     return Customers(rate=1, seconds=2000, seed=seed, prefix="p", start_at=0, mix=MIX)
+
+
+def test_some_have_second_thoughts_and_buy_the_same_all_the_same() -> None:
+    fickle = msgspec.structs.replace(customers(1), fickle=0.1)
+    thoughts = [fickle.second_thought(number) for number in range(2000)]
+    assert 150 < sum(thought is not None for thought in thoughts) < 250
+    assert all(thought != purchase(number).pays_with for number, thought in enumerate(thoughts))
+    assert fickle.purchase(7) == purchase(7)
+    assert customers(1).second_thought(7) is None
+    single = msgspec.structs.replace(fickle, mix=parse_mix("alipay.qr"))
+    assert [single.second_thought(number) for number in range(50)] == [None] * 50
 
 
 def purchase(number: int, seed: int = 1) -> Purchase:

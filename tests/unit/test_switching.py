@@ -16,6 +16,7 @@ from actors.events import (
     ReportedNotPaid,
     SubmitAccepted,
     SubmitRefused,
+    SyncRequested,
     Verb,
 )
 from actors.order import ATTEMPTS_MAX, AttemptState, Order, OrderState, PaymentKind, Reply
@@ -39,6 +40,20 @@ ALIPAY = pay(AT_MS, channel="alipay", account="2088", method="page")
 AGAIN = msgspec.structs.replace(ALIPAY, tried_to_close=frozenset({1}))
 SWITCHING = told(PENDING, ALIPAY)
 SWITCHING_UNKNOWN = told(UNKNOWN, ALIPAY)
+
+
+def test_what_was_closed_for_another_is_asked_after_too_a_payment_may_have_overtaken_the_close() -> None:
+    closed = told(SWITCHING, ReportedClosed(AT_MS + 50, 1))
+    assert closed.next_check_at_ms == AT_MS + 50 + SCHEDULE.watch_ms[0]
+    assert decide(closed, Due(closed.next_check_at_ms)).effects == (Query(1),)
+    both = told(closed, ALIPAY, SubmitAccepted(AT_MS + 99, 2, CREDENTIAL))
+    assert both.next_check_at_ms is not None
+    for event in (Due(both.next_check_at_ms), SyncRequested(AT_MS + 999)):
+        assert decide(both, event).effects == (Query(1), Query(2))
+    for said in (ReportedClosed(AT_MS + 999, 1), ReportedNotPaid(AT_MS + 999, 1, contested=False)):
+        assert decide(both, said).order is both
+    paid = decide(both, paid_event(AT_MS + 999))
+    assert (paid.order.state, paid.effects) == (OrderState.PAID, (Close(2),))
 
 
 @pytest.mark.parametrize("order", [PENDING, UNKNOWN, SUBMITTING])

@@ -49,6 +49,7 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="CHANNEL.METHOD[:WEIGHT],...",
         help="the ways customers pay, and how many choose each: wechatpay.native:2,alipay.page",
     )
+    parser.add_argument("--fickle", type=float, default=0.0, help="share of customers who then pay another way (0)")
     parser.add_argument("--scan-at", default="", help="where customers take codes they scan: a simulator's /cashier")
     parser.add_argument("--return-to", default="", help="where the cashier sends customers back to: http://.../orders")
     parser.add_argument("--ask-after-s", type=float, default=10.0, help="ask about an order silent for this long")
@@ -95,6 +96,7 @@ def _customers(arguments: argparse.Namespace) -> Customers:
         prefix=arguments.subject_prefix,
         start_at=arguments.start_at or time.time(),
         mix=arguments.pay_with,
+        fickle=arguments.fickle,
     )
 
 

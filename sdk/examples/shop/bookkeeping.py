@@ -52,10 +52,13 @@ def look_up(connection: sqlite3.Connection, out_order_no: str) -> dict[str, Any]
     return dict(zip(names, row, strict=True)) if row else {}
 
 
-def show(connection: sqlite3.Connection, out_order_no: str, credential: Credential) -> None:
-    """Keep what the customer pays with: a code, an address, a form."""
+def show(connection: sqlite3.Connection, out_order_no: str, credential: Credential, way: Way) -> None:
+    """Keep what the customer pays with: a code, an address, a form; and how, as they may have chosen anew."""
     text = msgspec.json.encode(credential).decode()
-    connection.execute("UPDATE orders SET credential = ? WHERE out_order_no = ?", (text, out_order_no))
+    connection.execute(
+        "UPDATE orders SET credential = ?, channel = ?, method = ? WHERE out_order_no = ?",
+        (text, way.channel, way.method, out_order_no),
+    )
 
 
 def learn(connection: sqlite3.Connection, order: Order, seq: int, source: str, now: float) -> bool:

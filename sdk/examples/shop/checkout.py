@@ -34,16 +34,26 @@ class Checkout(msgspec.Struct, frozen=True):
     hand_over: Callable[[Credential], None]
     return_to: str = ""
 
-    async def check_out(self, wanted: Purchase) -> None:
-        """Create and pay. What is unknown or refused stays in the ledger, and the watcher comes back to it."""
+    async def check_out(self, wanted: Purchase) -> Order | None:
+        """Create and pay. What is unknown or refused stays in the ledger, and the watcher comes back to it.
+
+        Returns:
+            The order, if the gateway answered.
+        """
+        order = None
         try:
             order = await self._create(wanted)
-            for tries in range(1, PAY_TRIES_MAX + 1):
-                if await self._served(order, wanted.pays_with) or tries == PAY_TRIES_MAX:
-                    return
-                await asyncio.sleep(PAY_AGAIN_AFTER_S)
+            await self._serve(order, wanted.pays_with)
         except HoldfastError as error:
             log.warning("%s: %s", wanted.out_order_no, error)
+        return order
+
+    async def change(self, order: Order, way: Way) -> None:
+        """The customer wants to pay another way after all. If that can not be now, they pay as they were going to."""
+        try:
+            await self._serve(order, way)
+        except HoldfastError as error:
+            log.warning("%s: not by %s: %s", order.out_order_no, way, error)
 
     async def pay(self, order: Order, way: Way) -> bool:
         """Ask for the credential, and hand it over. False: what the channel answered is still unknown."""
@@ -53,13 +63,19 @@ class Checkout(msgspec.Struct, frozen=True):
 
         def write_down(connection: sqlite3.Connection) -> None:
             if credential is not None:
-                bookkeeping.show(connection, order.out_order_no, credential)
+                bookkeeping.show(connection, order.out_order_no, credential, way)
             bookkeeping.learn(connection, result.order, result.order.version, "answer", time.time())
 
         await self.ledger.do(write_down)
         if credential is not None:
             self.hand_over(credential)
         return credential is not None or result.payment is None
+
+    async def _serve(self, order: Order, way: Way) -> None:
+        for tries in range(1, PAY_TRIES_MAX + 1):
+            if await self._served(order, way) or tries == PAY_TRIES_MAX:
+                return
+            await asyncio.sleep(PAY_AGAIN_AFTER_S)
 
     async def _served(self, order: Order, way: Way) -> bool:
         try:

@@ -16,6 +16,7 @@ from examples.shop.purchases import Purchase, Way
 BUYER_SHARE = 0.05
 IN_FLIGHT_MAX = 512  # beyond it customers queue: a gateway that is away must not fill this process's memory
 WEIGHT_MAX = 1_000_000
+LOOKED_AT_S = 0.5  # how long somebody looks at a page before they want to pay another way
 
 
 class Mix(msgspec.Struct, frozen=True):
@@ -58,6 +59,7 @@ class Customers(msgspec.Struct, frozen=True):
     prefix: str
     start_at: float
     mix: Mix
+    fickle: float = 0.0  # the share of those who look at one way to pay, and then want another
 
     @property
     def count(self) -> int:
@@ -76,16 +78,25 @@ class Customers(msgspec.Struct, frozen=True):
             pays_with=self.mix.draw(rng),
         )
 
+    def second_thought(self, number: int) -> Way | None:
+        """The other way in which the `number`-th wants to pay after all; mostly none."""
+        rng = random.Random(f"{self.seed}:{self.prefix}:{number}:second thought")
+        others = {way: weight for way, weight in self.mix.weights.items() if way != self.purchase(number).pays_with}
+        return Mix(others).draw(rng) if others and rng.random() < self.fickle else None
+
 
 async def serve_customers(customers: Customers, checkout: Checkout, ask_after_s: float, closed: asyncio.Event) -> None:
     """Check all of them out; returns when the last one is through, or, once `closed`, those who are in the shop."""
     places = asyncio.Semaphore(IN_FLIGHT_MAX)
 
-    async def serve(wanted: Purchase) -> None:
+    async def serve(wanted: Purchase, second_thought: Way | None) -> None:
         now = time.time()
         try:
             await checkout.ledger.do(lambda ledger: bookkeeping.remember(ledger, wanted, now, now + ask_after_s))
-            await checkout.check_out(wanted)
+            order = await checkout.check_out(wanted)
+            if order is not None and second_thought is not None:
+                await asyncio.sleep(LOOKED_AT_S)
+                await checkout.change(order, second_thought)
         finally:
             places.release()
 
@@ -96,7 +107,7 @@ async def serve_customers(customers: Customers, checkout: Checkout, ask_after_s:
             if closed.is_set():
                 places.release()
                 break
-            group.create_task(serve(customers.purchase(number)))
+            group.create_task(serve(customers.purchase(number), customers.second_thought(number)))
 
 
 async def _until(moment: float, closed: asyncio.Event) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
+from bench.lossy_proxy import LossyProxy
 from gateway.config import Config
 from gateway.databases import connector, make_pool
-from tests.integration.lossy_proxy import LossyProxy
-from tests.simulation.database import Database, Faults
+from tests.simulation.database import Database, Fate, Faults
 
 Connect = Callable[[], Awaitable[Any]]
 
@@ -84,26 +84,39 @@ class Real:
         return _sorted([dict(map(_moment, row.items())) for row in rows])
 
 
+class Losing(Database):
+    """One that loses a reply when it is told to."""
+
+    lose_next = False
+    replies_lost = 0
+
+    def _fate(self) -> Fate:
+        if not self.lose_next:
+            return super()._fate()
+        self.lose_next = False
+        self.replies_lost += 1
+        return Fate(reply_lost=True, ends=True)
+
+
 class Simulated:
     """The simulation's database, on the loop and the clock of the test."""
 
-    def __init__(self, database: Database, faults: Faults) -> None:
+    def __init__(self, database: "Losing") -> None:
         self.database = database
-        self.faults = faults
         self.pool = database.pool()
-        self.replies_lost = 0
 
     async def connect(self) -> Any:
-        if self.faults.reply_lost:  # the one whose reply was lost is gone
-            self.faults.reply_lost = 0.0
-            self.replies_lost += 1
         return await self.database.connect()
 
     async def connect_patiently(self) -> Any:
         return await self.database.open(None, None)
 
     def lose_next_reply(self) -> None:
-        self.faults.reply_lost = 1.0
+        self.database.lose_next = True
+
+    @property
+    def replies_lost(self) -> int:
+        return self.database.replies_lost
 
     @asynccontextmanager
     async def held(self, order_id: str) -> AsyncIterator[None]:
@@ -120,16 +133,17 @@ async def real(url: str) -> AsyncIterator[Store]:
     """The embedded PostgreSQL."""
     other = await asyncpg.connect(url)
     pool = await make_pool(Config(), url)
-    async with LossyProxy(url) as proxy:
-        yield Real(url, proxy, pool, other)
-    pool.terminate()
-    other.terminate()
+    try:
+        async with LossyProxy(url) as proxy:
+            yield Real(url, proxy, pool, other)
+    finally:
+        pool.terminate()
+        other.terminate()
 
 
 @asynccontextmanager
 async def simulated(seed: int = 1) -> AsyncIterator[Store]:
     """The simulated one."""
-    faults = Faults()
     servers: set[asyncio.Task[None]] = set()
 
     def spawn(work: Any) -> asyncio.Task[None]:
@@ -138,7 +152,7 @@ async def simulated(seed: int = 1) -> AsyncIterator[Store]:
         task.add_done_callback(servers.discard)
         return task
 
-    yield Simulated(Database(time.time, random.Random(seed), faults, spawn), faults)
+    yield Simulated(Losing(time.time, random.Random(seed), Faults(), spawn))
     for server in servers:
         server.cancel()
 

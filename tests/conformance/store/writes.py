@@ -24,6 +24,7 @@ QUICK = Bounds(statement_timeout_s=0.5, answer_s=0.4)
 ENDPOINT = "http://shop.example/webhooks"
 NOW_MS = 1_800_000_000_123
 WITHIN_S = 20.0
+WEBHOOK_LEASE_MS = 30_000
 
 _numbers = itertools.count(1)
 
@@ -42,7 +43,9 @@ async def committing(
         if owed is not None:
             owed.extend(rows)
 
-    committer = GroupCommit(connect, Settings(window_ms, 30_000, lambda _app: endpoint), bounds, Metrics(), owe)
+    committer = GroupCommit(
+        connect, Settings(window_ms, WEBHOOK_LEASE_MS, lambda _app: endpoint), bounds, Metrics(), owe
+    )
     await committer.start()
     try:
         yield committer

@@ -164,6 +164,6 @@ async def test_all_faults_at_once_lose_nothing(sales: Sales) -> None:
 
 def test_every_fault_has_its_test() -> None:
     tested = {*LATE, *WRONG, *STRANGERS, *ODD, *PUT_OFF, *EXECUTED, *REFUNDS, *LISTS}
-    tested |= {"duplicate", "slow", "slow_s", "create_once", "close_race"}
+    tested |= {"duplicate", "slow", "slow_s", "create_once", "close_race", "close_overtaken"}
     assert tested == set(AlipayFaults.__struct_fields__)
     assert {*PUT_OFF, *EXECUTED} == {*REQUEST_FAULTS, "timeout"}

@@ -134,7 +134,7 @@ async def test_a_payment_in_the_last_moment_is_found_while_closing(sales: Sales)
 
 # --- what does not touch payments, and all together
 
-BESIDE = ("refund_pending", "refund_failed", "void_late", "close_race")
+BESIDE = ("refund_pending", "refund_failed", "void_late", "close_race", "close_overtaken")
 LISTS = ("bill_not_ready", "bill_missing", "bill_extra", "bill_amount", "bill_calendar")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from channels.contract import Accepted, AlreadyPaid, ClosedAtChannel, NotFound, NotPaid, Paid, Unknown
 from channels.simulator.faults import Faults, plan_notification, slow_for_s
+from channels.simulator.payers import Payers
 from channels.simulator.wechat import LIES
 from tests.integration.simulator.wechat_accounts import payer
 from tests.integration.simulator.wire import AT_ONCE, attempt, inbox, ledger, payment, simulator, stamp
@@ -159,6 +160,18 @@ async def test_a_lie_under_a_wrong_signature_is_believed_by_no_verb(folder, chan
         assert isinstance(await wire.statement("2020-01-01"), Unknown)
         await wire.steer("/_faults", {fault: 0.0})
         assert await wire.query("TRADE0001") == ClosedAtChannel()  # it was executed all the same
+
+
+async def test_a_payment_can_arrive_just_behind_a_close(folder, channel):
+    late = Payers(rate=1.0, after_min_s=30.0, after_max_s=30.0)
+    async with (
+        inbox(channel) as box,
+        simulator(folder, channel, faults={"close_overtaken": 1.0}, payers=late) as wire,
+    ):
+        await wire.pay("TRADE0001", box.url)
+        assert await wire.close("TRADE0001") == ClosedAtChannel()
+        told = (await box.next()).payment
+        assert await wire.query("TRADE0001") == Paid(told)
 
 
 async def test_a_payer_can_be_faster_than_a_close(folder, channel):

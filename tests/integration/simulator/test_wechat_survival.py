@@ -222,6 +222,6 @@ async def test_all_faults_at_once_lose_nothing(api: Api, platform: Platform) -> 
 
 def test_every_fault_has_its_test() -> None:
     tested = {*LATE, *WRONG, *PUT_OFF, *EXECUTED, *BESIDE, *LISTS}
-    tested |= {"duplicate", "certificate_share", "rotation", "slow", "slow_s", "close_race"}
+    tested |= {"duplicate", "certificate_share", "rotation", "slow", "slow_s", "close_race", "close_overtaken"}
     assert tested == set(WechatFaults.__struct_fields__)
     assert {*PUT_OFF, *EXECUTED} == {*REQUEST_FAULTS, "timeout"}

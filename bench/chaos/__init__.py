@@ -1,0 +1,1 @@
+"""Chaos on the real thing: two gateways under load while everything fails, then peace, an audit, invariants."""
