@@ -49,12 +49,8 @@ from gateway.storage.notifications import Notifications
 from gateway.storage.outbox import Outbox
 from gateway.storage.rows import Settings as RowSettings
 from gateway.storage.sweep import Sweep
-<<<<<<< HEAD
-from gateway.webhooks.delivery import Delivery, session_of
-=======
 from gateway.unanswered import Unanswered
-from gateway.webhooks.delivery import Delivery
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
+from gateway.webhooks.delivery import Delivery, session_of
 
 WEBHOOK_LEASE_TIMEOUTS = 2  # how many timeouts a delivery is ours: one to wait for its turn, one for the try
 ADJUST_CLOCK_EVERY_S = 60.0
@@ -121,13 +117,8 @@ class Gateway:
         apps = Apps(pool, sealer_of(config))
         endpoints = await self._started(Endpoints(pool))
         channels = await self._install_channels(metrics, clock)
-<<<<<<< HEAD
-        delivery = await self._start_delivery(pool, apps, metrics)
-        dedup = _dedup(config, redis_url, metrics)
-=======
         delivery = await self._start_delivery(pool, apps, metrics, clock)
-        dedup = _dedup(config, databases.redis_url, metrics)
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
+        dedup = _dedup(config, redis_url, metrics)
         self._stack.push_async_callback(dedup.stop)
         group_commit = await self._started(_group_commit(config, connect, endpoints, delivery, metrics))
         journal = Journal(pool, group_commit)
@@ -148,12 +139,8 @@ class Gateway:
         tell = Tell(registry.ask, clock)
         inbox = Inbox(Notifications(pool), tell, clock, config.notifications, metrics)
         self._stack.push_async_callback(inbox.stop)
-<<<<<<< HEAD
         sweep = Sweep(pool, config.sweep, registry.ask, runner.room, metrics)
-=======
-        sweep = Sweep(pool, config.sweep, clock, registry.ask, runner.room, metrics)
         unanswered = Unanswered(channels, registry.ask, clock, runner)
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
         self._stack.push_async_callback(keys.stop)
         self._stack.push_async_callback(unanswered.stop)
         self._stack.push_async_callback(sweep.stop)
@@ -227,11 +214,8 @@ class Gateway:
             jitter=webhooks.jitter,
             per_endpoint=webhooks.per_endpoint,
             lease_s=webhooks.timeout_s * WEBHOOK_LEASE_TIMEOUTS,
-<<<<<<< HEAD
-            open_session=self._webhook_session,
-=======
             clock=lambda: clock.now_ms() / 1000,
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
+            open_session=self._webhook_session,
         )
         await delivery.start()
         self._stack.push_async_callback(delivery.stop, self._config.server.drain_s)

@@ -87,11 +87,7 @@ def orphan(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
         cases.insert(CaseRow(row.order_id, 0, "orphan_notification", _evidence([said]), work.clock_us()))
     else:
         before = msgspec.json.decode(known.evidence)["notifications"]
-<<<<<<< HEAD
-        cases.update((row.order_id, 0), evidence=_evidence([*before, said]))
-=======
         cases.update((row.order_id, 0), evidence=_evidence([*before, said]), resolved_at_us=None)
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
     return [ROW]
 
 

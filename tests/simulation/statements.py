@@ -213,39 +213,6 @@ def _order_of_out_refund_no(work: Work, parameters: Sequence[Any], _seen: Seen) 
     return [] if row is None else [_order_id((row.order_id,))]
 
 
-_claimed_refunds = records("order_id", "version", "refund_ids")
-
-
-def _claim_due_refunds(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
-    grace_s, limit, lease_s = parameters
-    refunds, until_us = work.tables.refunds, work.started_us - _seconds(grace_s)
-    due = [
-        row
-        for row in refunds.values()
-        if row.next_check_at_us is not None
-        and row.next_check_at_us <= until_us
-        and not work.held(("refunds", row.refund_id))
-    ]
-    due.sort(key=lambda row: row.next_check_at_us)
-    of_orders: dict[str, list[str]] = {}
-    for row in due[:limit]:
-        refunds.update(row.refund_id, next_check_at_us=work.clock_us() + _seconds(lease_s))
-        of_orders.setdefault(row.order_id, []).append(row.refund_id)
-    orders = work.tables.orders
-    return [_claimed_refunds((one, orders[one].version, ids)) for one, ids in of_orders.items() if one in orders]
-
-
-def _order_of_refund(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
-    app_id, refund_id = (encoded(each, "text") for each in parameters)
-    row = work.tables.refunds.get(refund_id)
-    return [] if row is None or row.app_id != app_id else [_order_id((row.order_id,))]
-
-
-def _order_of_out_refund_no(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
-    row = work.tables.refunds.one("refunds_natural_key", tuple(encoded(each, "text") for each in parameters))
-    return [] if row is None else [_order_id((row.order_id,))]
-
-
 def _forget_submissions(work: Work, _parameters: Sequence[Any], _seen: Seen) -> list[Record]:
     submissions, before_us = work.tables.submissions, work.started_us - 60_000_000
     old = [
@@ -408,11 +375,7 @@ KNOWN = (
     Pinned(
         query("forget_submissions"), "bb77cdda739a", Statement("forget_submissions", _forget_submissions, writes=True)
     ),
-<<<<<<< HEAD
     Pinned(query("claim_due_refunds"), "4612962fae04", Statement("claim_due_refunds", _claim_due_refunds, writes=True)),
-=======
-    Pinned(query("claim_due_refunds"), "4c73effcd55c", Statement("claim_due_refunds", _claim_due_refunds, writes=True)),
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
     Pinned(query("order_of_refund"), "8ec8ba363158", Statement("order_of_refund", _order_of_refund)),
     Pinned(
         query("order_of_out_refund_no"), "d4a02f85e6a8", Statement("order_of_out_refund_no", _order_of_out_refund_no)
@@ -431,11 +394,7 @@ KNOWN = (
         query("postpone_parked"), "a7c4f2276e9d", Statement("postpone_parked", inbox.postpone, inbox.locks, writes=True)
     ),
     Pinned(query("unpark"), "660d08bef59e", Statement("unpark", inbox.unpark, inbox.locks, writes=True)),
-<<<<<<< HEAD
-    Pinned(query("orphan"), "9b71298165b6", Statement("orphan", inbox.orphan, inbox.orphan_locks, writes=True)),
-=======
     Pinned(query("orphan"), "6fe287a1f26e", Statement("orphan", inbox.orphan, inbox.orphan_locks, writes=True)),
->>>>>>> 4f317e4e226ec5c2dd319e4e1bb9caebc671b000
     Pinned(query("forget_notifications"), "a1ee0b272bb2", Statement("forget_notifications", inbox.forget, writes=True)),
     Pinned(
         query("forget_unverified_notifications"),
