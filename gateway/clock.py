@@ -46,8 +46,8 @@ class DatabaseClock:
         """
         wall, before = self._wall(), self._elapsed()
         theirs = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
-        unsure_s = (self._elapsed() - before) / 2
-        if unsure_s <= max(self._unsure_s, UNSURE_MAX_S):
-            self._zero_s = theirs - before - unsure_s
-            self._offset_ms = round((theirs - wall - unsure_s) * 1000)
-            self._unsure_s = unsure_s
+        half_s = (self._elapsed() - before) / 2
+        if half_s <= max(self._unsure_s, UNSURE_MAX_S):
+            self._zero_s = theirs - before - half_s
+            self._offset_ms = round((theirs - wall - half_s) * 1000)
+            self._unsure_s = half_s

@@ -61,6 +61,9 @@ _REPLACED: Final[dict[tuple[types.ModuleType, str], Callable[..., Any]]] = {
     (time, "time"): lambda run: EPOCH_S + run.loop.time(),
     (time, "monotonic"): lambda run: run.loop.time(),
     (time, "perf_counter"): lambda run: run.loop.time(),
+    (time, "clock_gettime"): lambda run, _clock: run.loop.time(),
+    (time, "time_ns"): lambda run: round((EPOCH_S + run.loop.time()) * 1e9),
+    (time, "monotonic_ns"): lambda run: round(run.loop.time() * 1e9),
     (secrets, "token_hex"): _token_hex,
     (secrets, "token_bytes"): lambda run, count=32: run.chance.randbytes(count),
     (secrets, "token_urlsafe"): lambda run, count=32: (

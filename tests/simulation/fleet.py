@@ -20,6 +20,7 @@ from gateway import probe
 from gateway.api.door import door
 from gateway.api.routing import Call, Router
 from gateway.app import Gateway, Reached
+from gateway.clock import DatabaseClock
 from gateway.config import Config, Secret
 from gateway.config.sections import Channels, Checks, Limits, Orders, Security, Server, Sweep, Webhooks
 from gateway.effect_runner import InstalledChannel
@@ -93,8 +94,8 @@ class SimulatedGateway(Gateway):
     def _webhook_session(self) -> aiohttp.ClientSession:
         return cast(aiohttp.ClientSession, WebhookSession(self._world))
 
-    async def _start_delivery(self, pool: Any, apps: Apps, metrics: Metrics) -> Delivery:
-        delivery = await super()._start_delivery(pool, apps, metrics)
+    async def _start_delivery(self, pool: Any, apps: Apps, metrics: Metrics, clock: DatabaseClock) -> Delivery:
+        delivery = await super()._start_delivery(pool, apps, metrics, clock)
         delivery._claim_every_s = CLAIM_EVERY_S
         return delivery
 

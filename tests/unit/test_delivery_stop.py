@@ -46,9 +46,9 @@ class Session:
     """An app that takes everything; it is its own answer."""
 
     status = 204
-    headers: dict[str, str] = {}
 
     def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
         self.content = self
 
     def post(self, _url: str, **_: Any) -> "Session":
