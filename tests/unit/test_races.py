@@ -242,9 +242,9 @@ def test_a_payment_is_asked_for_again_after_silence() -> None:
     assert decide(ended, pay(AT_MS + 9)).effects == (Submit(2),)
 
 
-@pytest.mark.parametrize("order", [PAID, CLOSED, IN_EXCEPTION])
+@pytest.mark.parametrize("order", [PAID, CLOSED, IN_EXCEPTION, SWITCHED])
 def test_what_the_payer_is_to_be_shown_comes_after_the_payment(order: Order) -> None:
-    """The channel's answer to the submission was slower than the payer: it is let drop."""
+    """The channel's answer to the submission was slower than the payer, or than a close: it is let drop."""
     decision = decide(order, SubmitAccepted(AT_MS, 1, CREDENTIAL))
     assert (decision.order, decision.effects) == (order, ())
     won, late = at_two_gateways(SUBMITTING, paid_event(AT_MS), SubmitAccepted(AT_MS, 1, CREDENTIAL))

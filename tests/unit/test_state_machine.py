@@ -142,6 +142,8 @@ class Life(RuleBasedStateMachine):
         assert order is before or order.version == before.version + 1, "S10"
         assert order.state is before.state or order.state in LEADS_TO[before.state], "S10"
         assert order is not before or (decision.announce is None and decision.case is None)
+        for old, new in zip(before.attempts, order.attempts, strict=False):
+            assert old.live or new.state in (old.state, AttemptState.SUCCEEDED), "S10: what has ended stays ended"
         if not (self.lied or isinstance(event, CaseResolved)):
             self._look_at_what_ended(before, order)
         if decision.settles is not None:
