@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from actors import deadlines
-from actors.deadlines import Schedule
+from actors.deadlines import STEP_MAX, Schedule
 from actors.effects import Effect, QueryRefund, SubmitRefund
 from actors.events import (
     RefundNotFound,
@@ -115,14 +115,15 @@ def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> 
     if refund is None or (refund.channel, refund.account) != (event.channel, event.account):
         return Decision(order)
     if event.amount not in (None, refund.amount):
-        return _abnormal(order, refund, event, f"the channel speaks of {event.amount} instead of {refund.amount}")
+        message = f"the channel speaks of {event.amount} instead of {refund.amount}"
+        return _abnormal(order, refund, event, message, schedule)
     match event.word:
         case RefundWord.SUCCEEDED:
             return _succeeded(order, refund, event)
         case RefundWord.FAILED:
             return _failed(order, refund, RefundWord.FAILED, event.detail, event.at_ms, schedule)
         case RefundWord.ABNORMAL:
-            return _abnormal(order, refund, event, event.detail)
+            return _abnormal(order, refund, event, event.detail, schedule)
         case RefundWord.PROCESSING:
             return _processing(order, refund, event, schedule)
 
@@ -172,7 +173,7 @@ def _failed(order: Order, refund: Refund, code: str, message: str, at_ms: int, s
     return Decision(moved, announce=Announcement.REFUND_FAILED, case=case_, about=refund.refund_id)
 
 
-def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str) -> Decision:
+def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str, schedule: Schedule) -> Decision:
     if refund.state is ABNORMAL:
         return Decision(order)
     if refund.state in GIVEN_UP:
@@ -183,6 +184,8 @@ def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str)
         channel_refund=event.channel_refund or refund.channel_refund,
         failure_code=RefundWord.ABNORMAL,
         failure_message=message[:200],
+        succeeded_at_ms=None,
+        next_check_at_ms=refund.next_check_at_ms or deadlines.refund_check(schedule, refund.step, event.at_ms),
     )
     return Decision(with_refund(order.advanced(), after), case=Reason.REFUND_ABNORMAL)
 
@@ -239,7 +242,7 @@ def _sent_again(order: Order, refund: Refund, at_ms: int, schedule: Schedule) ->
     after = replace(
         refund,
         state=SUBMITTING,
-        submits=refund.submits + 1,
+        submits=min(refund.submits + 1, STEP_MAX),
         submitted_at_ms=at_ms,
         failure_code=None,
         failure_message=None,
@@ -266,7 +269,7 @@ def refunds_due(order: Order, event: RefundsDue, schedule: Schedule) -> Decision
         return Decision(order)
     after, case = order.advanced(), None
     for refund in due:
-        step = refund.step + 1
+        step = min(refund.step + 1, STEP_MAX)
         next_ms = deadlines.refund_check(schedule, step, event.at_ms)
         after = with_refund(after, replace(refund, step=step, next_check_at_ms=next_ms))
         # The channel may take days for what it has taken; what nobody can say anything about is for people.
