@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from actors import deadlines
-from actors.deadlines import Schedule
+from actors.deadlines import STEP_MAX, Schedule
 from actors.effects import Effect, Query, QueryRefund, SubmitRefund
 from actors.events import (
     RefundNotFound,
@@ -208,6 +208,8 @@ def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str,
         channel_refund=event.channel_refund or refund.channel_refund,
         failure_code=RefundWord.ABNORMAL,
         failure_message=message[:200],
+        succeeded_at_ms=None,
+        next_check_at_ms=refund.next_check_at_ms or deadlines.refund_check(schedule, refund.step, event.at_ms),
     )
     return Decision(with_refund(order.advanced(), after), case=Reason.REFUND_ABNORMAL)
 
@@ -269,7 +271,7 @@ def _sent_again(order: Order, refund: Refund, at_ms: int, schedule: Schedule) ->
     after = replace(
         refund,
         state=SUBMITTING,
-        submits=refund.submits + 1,
+        submits=min(refund.submits + 1, STEP_MAX),
         submitted_at_ms=at_ms,
         failure_code=None,
         failure_message=None,
@@ -296,7 +298,7 @@ def refunds_due(order: Order, event: RefundsDue, schedule: Schedule) -> Decision
         return Decision(order)
     after, case = order.advanced(), None
     for refund in due:
-        step = refund.step + 1
+        step = min(refund.step + 1, STEP_MAX)
         next_ms = deadlines.refund_check(schedule, step, event.at_ms)
         after = with_refund(after, replace(refund, step=step, next_check_at_ms=next_ms))
         # The channel may take days for what it has taken; what nobody can say anything about is for people.

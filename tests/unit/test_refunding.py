@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from actors.deadlines import STEP_MAX
 from actors.effects import QueryRefund, SubmitRefund
 from actors.events import (
     Event,
@@ -263,6 +264,14 @@ def test_an_abnormal_refund_waits_for_people_and_is_still_asked_after() -> None:
     assert Reason.REFUND_ABNORMAL in mended.settles.reasons
 
 
+def test_what_succeeded_and_is_abnormal_after_all_is_asked_after_again() -> None:
+    succeeded = told(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED))
+    decision = decide(succeeded, word(REFUNDING, RefundWord.ABNORMAL))
+    assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
+    assert only(decision.order).next_check_at_ms is not None
+    assert only(decision.order).succeeded_at_ms is None
+
+
 def test_another_amount_than_ours_is_for_people() -> None:
     decision = decide(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED, amount=39))
     assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
@@ -333,6 +342,16 @@ def test_that_too_much_went_back_stays_a_case_whatever_is_heard_of_other_refunds
     silent = long_silent(overpaid, second.refund_id)
     said = msgspec.structs.replace(word(REFUNDING, RefundWord.SUCCEEDED), refund_id=second.refund_id)
     assert decide(silent, said).settles is None
+
+
+def test_what_waits_for_people_for_years_is_counted_no_further_than_the_database_can() -> None:
+    waiting = told(REFUNDING, word(REFUNDING, RefundWord.ABNORMAL))
+    old = msgspec.structs.replace(only(waiting), step=STEP_MAX, submits=STEP_MAX)
+    waiting = msgspec.structs.replace(waiting, refunds=(old,))
+    asked = told(waiting, RefundsDue(old.next_check_at_ms or 0))
+    assert (only(asked).step, asked.version) == (STEP_MAX, waiting.version + 1)
+    lost = msgspec.structs.replace(waiting, refunds=(msgspec.structs.replace(old, state=UNKNOWN, failure_code=None),))
+    assert only(told(lost, RefundNotFound(AT_MS, old.refund_id))).submits == STEP_MAX
 
 
 def test_a_claim_of_an_older_version_is_stale() -> None:
