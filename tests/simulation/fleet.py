@@ -16,6 +16,7 @@ from yarl import URL
 import gateway.app
 import gateway.inbox
 import gateway.storage.cases
+import gateway.storage.endpoints
 from gateway import probe
 from gateway.api.door import door
 from gateway.api.routing import Call, Router
@@ -38,8 +39,8 @@ PUBLIC_URL: Final = "https://pay.test"
 MASTER_KEY: Final = base64.b64encode(bytes(range(32))).decode()
 RESTART_AGAIN_S: Final = 1.0
 STOP_WITHIN_S: Final = 20.0
-CLAIM_EVERY_S: Final = 2.5  # of webhooks: looking in vain every second is a quarter of a run's cost
-LOOK_EVERY_S: Final = 5.0  # of parked notifications
+CLAIM_EVERY_S: Final = 4.0  # of webhooks: looking in vain every second is a quarter of a run's cost
+LOOK_EVERY_S: Final = 10.0  # for parked notifications, and for changed endpoints
 WATCH_LOOP_EVERY_S: Final = 60.0  # the figure of a lag that does not exist here
 TRANSPORT_TIMEOUT_S: Final = 5.0
 
@@ -274,6 +275,7 @@ class Fleet:
         patches.enter_context(mock.patch.multiple(probe, _passes_left={}, _pass=self.on_probe))
         patches.enter_context(mock.patch.object(gateway.app, "LOOP_LAG_EVERY_S", WATCH_LOOP_EVERY_S))
         patches.enter_context(mock.patch.object(gateway.inbox, "LOOK_EVERY_S", LOOK_EVERY_S))
+        patches.enter_context(mock.patch.object(gateway.storage.endpoints, "READ_EVERY_S", LOOK_EVERY_S))
         patches.enter_context(mock.patch.object(gateway.storage.cases, "COUNT_EVERY_S", WATCH_LOOP_EVERY_S))
         return patches
 

@@ -80,6 +80,8 @@ class Platforms(server.Simulator):
     async def pay_as_told(self, trade: Trade, *, late: bool = False, amount: int | None = None) -> None:
         """A payer pays; `late`, even what was closed; `amount`, so that the platform states another than was asked."""
         channel, merchant, number = trade.key
+        if trade.paid is not None:  # and was, perhaps, given back
+            return
         if not trade.payable(time.time()):
             self.forced.add(number)
         await self.pay(trade, PayOrder(channel, merchant, number, amount=amount, late=late))

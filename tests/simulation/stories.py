@@ -271,9 +271,9 @@ class Story:
 
     async def _pay_at_once(self, channel: str) -> None:
         """Pays what the platform was just told to let somebody pay."""
-        until_s = self._now() + 10.0
+        until_s = self._now() + 2.0
         while self._now() < until_s:
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.005)
             trade = self._platforms.find_number(channel, f"{self.order_id}01")
             if trade is not None:
                 await self._at_platform(trade, late=False)
