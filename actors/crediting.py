@@ -43,16 +43,17 @@ def payment_reported(order: Order, event: PaymentReported, schedule: Schedule) -
         return _hold(order, event, difference, Announcement.ORDER_EXCEPTION, schedule)
     if order.state is PAID:
         return _give_back(order, event, RefundCause.EXCESS, schedule)
-    if order.state is CLOSED and order.content.late_payment is LatePolicy.REFUND:
+    policy = _late_policy(order)
+    if policy is LatePolicy.REFUND:
         return _give_back(order, event, RefundCause.LATE, schedule)
-    if _held_when_late(order):
+    if policy is LatePolicy.HOLD:
         return _hold(order, event, Reason.LATE_PAYMENT, Announcement.ORDER_LATE_PAYMENT, schedule)
     return _credit(order, event, schedule)
 
 
-def _held_when_late(order: Order) -> bool:
-    late = order.state is CLOSED or (order.state is EXCEPTION and order.reason is Reason.LATE_PAYMENT)
-    return late and order.content.late_payment is LatePolicy.HOLD
+def _late_policy(order: Order) -> LatePolicy:
+    """What the app wants of money for an order that it was told is closed, wherever the order went since."""
+    return LatePolicy.ACCEPT if order.closed_at_ms is None else order.content.late_payment
 
 
 def _difference(order: Order, event: PaymentReported) -> Reason | None:

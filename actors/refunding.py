@@ -145,7 +145,7 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
     if refund.state in GIVEN_UP and not _room_for(order, refund):
         # It moved after all, and its money was given away again meanwhile: more went back than was ever paid.
         return _case_once(
-            order, refund, Reason.REFUND_UNKNOWN, "succeeded after it failed: more went back than was paid"
+            order, refund, Reason.REFUND_BEYOND_PAID, "succeeded after it failed: more went back than was paid"
         )
     after = replace(
         refund,
@@ -157,7 +157,8 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
         next_check_at_ms=None,
     )
     moved = with_refund(order.advanced(), after)
-    settles = Settlement(REFUND_TROUBLES, "refunded") if refund.failure_code and not troubled(moved) else None
+    # A case of silence leaves no trace in the refund, so whatever is open is settled when nothing is in trouble.
+    settles = None if troubled(moved) else Settlement(REFUND_TROUBLES, "refunded")
     return Decision(moved, announce=Announcement.REFUND_SUCCEEDED, about=refund.refund_id, settles=settles)
 
 
@@ -319,6 +320,8 @@ def send_again(
     """
     version, sent = order.version + 1, list[Effect]()
     for refund in refunds:
+        if refund.state in GIVEN_UP and not _room_for(order, refund):
+            continue  # another refund of the same money was sent again a moment ago
         anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None
         order = (
             _sent_again(order, replace(refund, step=0), at_ms, schedule) if anew is None else with_refund(order, anew)
