@@ -12,11 +12,12 @@ from actors.events import (
     RefundRequested,
     RefundsDue,
     RefundWord,
+    ReportedClosed,
     ReportedDebited,
     Source,
 )
 from actors.order import LatePolicy, Order, OrderState, Reason, Reply
-from tests.unit.orders import BORN_MS, CLOSED, CONTENT, PAID, PENDING, decide, paid_event, told
+from tests.unit.orders import BORN_MS, CLOSED, CONTENT, PAID, PENDING, decide, paid_event, pay, told
 
 AT_MS = BORN_MS + 90_000
 
@@ -49,8 +50,11 @@ def test_an_excess_whose_refunds_failed_twice_is_given_back_once() -> None:
 def test_debited_after_closed_then_paid_keeps_to_the_policy(late: LatePolicy) -> None:
     order = told(policy(CLOSED, late), ReportedDebited(AT_MS, 1, "42"))
     assert order.state is OrderState.EXCEPTION
-    order = told(order, paid_event(AT_MS + 5))
-    assert order.state is not OrderState.PAID
+    decision = decide(order, paid_event(AT_MS + 5))
+    expected = OrderState.CLOSED if late is LatePolicy.REFUND else OrderState.EXCEPTION
+    assert decision.order.state is expected
+    assert decision.settles is not None
+    assert Reason.UNKNOWN_OUTCOME in decision.settles.reasons, "no case is left of what is known"
 
 
 @pytest.mark.parametrize("late", [LatePolicy.REFUND, LatePolicy.HOLD])
@@ -127,3 +131,11 @@ def test_money_that_went_back_twice_stays_a_case_when_another_refund_succeeds() 
     decision = decide(order, said(order, 1, RefundWord.SUCCEEDED, AT_MS + 5))
     assert decision.settles is not None
     assert case not in decision.settles.reasons
+
+
+def test_the_case_of_an_attempt_that_could_not_be_closed_ends_when_its_money_is_given_back() -> None:
+    order = told(PENDING, ReportedClosed(AT_MS, 1), pay(AT_MS + 1, method="h5"), paid_event(AT_MS + 2))
+    assert order.live_attempt is not None
+    decision = decide(order, paid_event(AT_MS + 3, number=2, transaction="T2"))
+    assert decision.settles is not None
+    assert Reason.UNCLOSED_ATTEMPT in decision.settles.reasons
