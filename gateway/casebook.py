@@ -6,6 +6,7 @@ from actors.actor import Answer
 from actors.errors import ActorError
 from actors.events import CaseAction
 from actors.order import Reply
+from gateway.api.bodies import ResolveCase
 from gateway.api.cases import DECIDE_TRIES, case_view, decision, why_not
 from gateway.config import Config
 from gateway.desk import Desk, desk
@@ -47,6 +48,7 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
     Raises:
         CaseRefused: it was resolved before, or this can not be done.
     """
+    _check(action, by, note)
     async with desk(config) as at:
         case = await _case(at, case_id)
         if case.resolved_at_ms is not None:
@@ -57,6 +59,16 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
         if answer.reply is not Reply.DONE and answer.reply is not Reply.WAIT:
             raise CaseRefused(f"{case_id}: {action} can not be done; {why_not(answer, case)}")
         return f"{case_id}: {action}; the order is {answer.order.state}"
+
+
+def _check(action: str, by: str, note: str) -> None:
+    """What HTTP asks of a decision is asked here: it is kept with the case."""
+    try:
+        msgspec.convert({"action": action, "by": by, "note": note}, ResolveCase)
+    except msgspec.ValidationError as error:
+        raise CaseRefused(str(error)) from None
+    if not (by + note).isprintable():
+        raise CaseRefused("no control characters in --by and --note")
 
 
 async def _decided(at: Desk, case: Case, action: CaseAction, by: str, note: str) -> Answer:
