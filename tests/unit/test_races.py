@@ -39,6 +39,7 @@ from actors.events import (
 from actors.lifecycle import TRANSITIONS
 from actors.order import (
     Announcement,
+    AttemptState,
     Decision,
     LatePolicy,
     Order,
@@ -162,6 +163,7 @@ def test_another_way_to_pay_while_the_first_is_open() -> None:
     assert second.effects == (Submit(2),)
     first_after_all = decide(second.order, paid_event(AT_MS + 9))
     assert (first_after_all.order.state, first_after_all.effects) == (OrderState.PAID, (Close(2),))
+    assert first_after_all.order.attempts[1].state is AttemptState.CLOSING
     assert first_after_all.order.next_check_at_ms is not None
     assert kinds(told(second.order, paid_event(AT_MS, number=2, transaction="T2", **ALIPAY), paid_event(AT_MS))) == [
         PaymentKind.CREDIT,
