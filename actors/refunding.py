@@ -329,10 +329,11 @@ def send_again(
 ) -> tuple[Order, tuple[Effect, ...]]:
     """These refunds, from the first rung: under their numbers, unless those have come to their end at the channel.
 
-    The order's version moves by one.
+    Several of them may have been about the same money, one after the other: it goes back once. The order's version
+    moves by one.
     """
     version, sent = order.version + 1, list[Effect]()
-    for refund in refunds:
+    for refund in sorted(refunds, key=_spent):
         if refund.state in GIVEN_UP and not _room_for(order, refund):
             continue  # another refund of the same money was sent again a moment ago
         anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None

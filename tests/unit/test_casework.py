@@ -143,6 +143,17 @@ def test_money_too_much_of_before_it_was_given_back_by_itself_can_be_given_back(
     assert (refund.transaction, refund.cause) == ("T2", RefundCause.PEOPLE)
 
 
+def test_money_that_two_refunds_failed_to_give_back_goes_back_once() -> None:
+    """The first failed at its channel, the fresh one was refused: both are troubled, and about the same payment."""
+    again = resolve(UNPAYABLE, CaseAction.RETRY).order
+    refused = told(again, RefundRefused(AT_MS + 5, again.refunds[1].refund_id, "NOT_ENOUGH", "no balance"))
+    assert [refund.state for refund in refused.refunds] == [RefundState.FAILED, RefundState.FAILED]
+    decision = resolve(refused, CaseAction.RETRY)
+    assert decision.effects == (SubmitRefund(again.refunds[1].refund_id),), "under the number that may be used still"
+    excess = decision.order.payments[1]
+    assert decision.order.refunding(excess) == excess.amount
+
+
 def test_what_is_left_at_that_moves_a_version_and_nothing_else() -> None:
     decision = resolve(UNPAYABLE, CaseAction.CLOSE)
     assert decision.order == msgspec.structs.replace(UNPAYABLE, version=UNPAYABLE.version + 1)
