@@ -300,10 +300,12 @@ def send_again(
 ) -> tuple[Order, tuple[Effect, ...]]:
     """These refunds, from the first rung: under their numbers, unless those have come to their end at the channel.
 
-    The order's version moves by one.
+    Of several that failed to give back the same payment, the newest. The order's version moves by one.
     """
     version, sent = order.version + 1, list[Effect]()
-    for refund in refunds:
+    for refund in reversed(refunds):
+        if not _troubled(order, refund):
+            continue
         anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None
         order = (
             _sent_again(order, replace(refund, step=0), at_ms, schedule) if anew is None else with_refund(order, anew)
