@@ -329,12 +329,12 @@ def send_again(
 ) -> tuple[Order, tuple[Effect, ...]]:
     """These refunds, from the first rung: under their numbers, unless those have come to their end at the channel.
 
-    Several of them may have been about the same money, one after the other: it goes back once. The order's version
-    moves by one.
+    Of several that failed to give back the same payment one is sent: under a number that is still good, else the newest.
+    The order's version moves by one.
     """
     version, sent = order.version + 1, list[Effect]()
-    for refund in sorted(refunds, key=_spent):
-        if refund.state in GIVEN_UP and not _room_for(order, refund):
+    for refund in sorted(reversed(refunds), key=_spent):
+        if not _troubled(order, refund):
             continue  # another refund of the same money was sent again a moment ago
         anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None
         order = (

@@ -136,6 +136,16 @@ def test_a_refund_that_failed_at_its_channel_is_begun_anew(word: RefundWord) -> 
     assert (CaseAction.RETRY in possible) == (word is RefundWord.FAILED)
 
 
+def test_of_several_refunds_that_failed_for_the_same_money_one_is_begun_anew() -> None:
+    twice = resolve(UNPAYABLE, CaseAction.RETRY).order
+    failed = RefundReported(AT_MS, twice.refunds[1].refund_id, Source.QUERY, "wechatpay", "m/a", RefundWord.FAILED)
+    decision = resolve(told(twice, failed), CaseAction.RETRY)
+    assert [refund.state for refund in decision.order.refunds] == [
+        *(RefundState.FAILED, RefundState.FAILED, RefundState.SUBMITTING)
+    ]
+    assert decision.effects == (SubmitRefund(decision.order.refunds[2].refund_id),)
+
+
 def test_money_too_much_of_before_it_was_given_back_by_itself_can_be_given_back() -> None:
     excess = msgspec.structs.replace(told(PAID, paid_event(AT_MS - 9, transaction="T2")), refunds=())
     assert set(casework.possible(excess, Reason.EXCESS_PAYMENT)) >= {"refund", "close"}
