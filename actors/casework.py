@@ -47,10 +47,10 @@ def case_resolved(order: Order, event: CaseResolved, schedule: Schedule) -> Deci
     return replace(decision, settles=settlement)
 
 
-def possible(order: Order, reason: Reason) -> tuple[CaseAction, ...]:
+def possible(order: Order, reason: Reason, transaction: str | None = None) -> tuple[CaseAction, ...]:
     """What people can do about a case of this order, to be shown to them."""
     schedule = Schedule()
-    event = CaseResolved(0, 0, reason, CaseAction.CLOSE, "", "")
+    event = CaseResolved(0, 0, reason, CaseAction.CLOSE, "", "", transaction=transaction)
     return tuple(action for action, rule in _ACTIONS.items() if rule(order, event, schedule) is not None)
 
 
@@ -73,7 +73,7 @@ def _retry(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | 
 
 def _accept(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
     """Take held money as the order's payment, although it is late or of another amount."""
-    held = [payment for payment in _kept(order) if payment.kind is PaymentKind.HELD]
+    held = [payment for payment in _meant(order, event) if payment.kind is PaymentKind.HELD]
     if order.state is not OrderState.EXCEPTION or event.reason not in ACCEPTABLE or len(held) != 1:
         return None
     payment = replace(held[0], kind=PaymentKind.CREDIT)
@@ -82,15 +82,15 @@ def _accept(order: Order, event: CaseResolved, schedule: Schedule) -> Decision |
 
 
 def _refund(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
-    """Give back what was kept; an order that was waiting for this decision ends with it."""
+    """Give back what was kept; an order that was waiting for this decision alone ends with it."""
     after, effects = order, list[Effect]()
-    for payment in _kept(order):
+    for payment in _meant(order, event):
         refund = refunding.give_back(after, payment, RefundCause.PEOPLE, event.at_ms, schedule)
         after = refunding.with_refund(after, refund)
         effects.append(SubmitRefund(refund.refund_id))
     if not effects:
         return None
-    if order.state is not OrderState.EXCEPTION:
+    if order.state is not OrderState.EXCEPTION or _kept(after):
         return Decision(after.advanced(), effects=tuple(effects))
     return _ended(after, event.at_ms, schedule, effects)
 
@@ -114,6 +114,11 @@ def _ended(order: Order, at_ms: int, schedule: Schedule, effects: list[Effect]) 
         return Decision(closing(order, live, at_ms, schedule), effects=(*effects, Close(live.number)))
     after = closed(order, at_ms, schedule)
     return Decision(after, effects=tuple(effects), announce=Announcement.ORDER_CLOSED)
+
+
+def _meant(order: Order, event: CaseResolved) -> tuple[Payment, ...]:
+    """Of what was kept, the payment that the case is about; all of it if the case names none."""
+    return tuple(payment for payment in _kept(order) if event.transaction in (None, payment.transaction))
 
 
 def _kept(order: Order) -> tuple[Payment, ...]:

@@ -252,6 +252,7 @@ class CaseResolved(msgspec.Struct, frozen=True):
     """People settle the case that was opened with `version`, for `reason`. `by` is who, `note` is why.
 
     `seen` is the order's version at which the case was found open: two who decide about it at once can not both win.
+    `transaction` is the payment that the case is about, if it is about one: what is held beside it is not decided here.
     """
 
     at_ms: int
@@ -261,6 +262,7 @@ class CaseResolved(msgspec.Struct, frozen=True):
     by: str
     note: str
     seen: int | None = None
+    transaction: str | None = None
 
 
 Event: TypeAlias = (

@@ -329,11 +329,12 @@ def send_again(
 ) -> tuple[Order, tuple[Effect, ...]]:
     """These refunds, from the first rung: under their numbers, unless those have come to their end at the channel.
 
-    Of several that failed to give back the same payment one is sent: under a number that is still good, else the newest.
+    Of several that failed to give back the same payment one is sent: one whose number is still good, else the newest.
     The order's version moves by one.
     """
     version, sent = order.version + 1, list[Effect]()
-    for refund in sorted(reversed(refunds), key=_spent):
+    newest_first = refunds[::-1]
+    for refund in sorted(newest_first, key=_spent):
         if not _troubled(order, refund):
             continue  # another refund of the same money was sent again a moment ago
         anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None

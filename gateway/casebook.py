@@ -25,6 +25,8 @@ async def listed(config: Config, app_id: str | None, is_open: bool, after: str |
     behind = None if after is None else _named(after)
     async with desk(config) as at:
         cases = await Cases(at.pool).page(app_id=app_id, is_open=is_open, after=behind, rows_max=LISTED_MAX)
+    if cases is None:
+        raise CaseRefused(f"there is no case {after}")
     if as_json:
         return msgspec.json.encode([case_view(case) for case in cases]).decode()
     if not cases:
@@ -48,7 +50,7 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
     Raises:
         CaseRefused: it was resolved before, this can not be done, or it is not said who decides and why.
     """
-    _check(action, by, note)
+    _check(case_id, action, by, note)
     async with desk(config) as at:
         case = await _case(at, case_id)
         if case.resolved_at_ms is not None:
@@ -61,14 +63,14 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
         return f"{case_id}: {action}; the order is {answer.order.state}"
 
 
-def _check(action: str, by: str, note: str) -> None:
+def _check(case_id: str, action: str, by: str, note: str) -> None:
     """What HTTP asks of a decision is asked here: it is kept with the case."""
     try:
         msgspec.convert({"action": action, "by": by, "note": note}, ResolveCase)
     except msgspec.ValidationError as error:
-        raise CaseRefused(str(error)) from None
+        raise CaseRefused(f"{case_id}: {error}") from None
     if not (by + note).isprintable():
-        raise CaseRefused("no control characters in --by and --note")
+        raise CaseRefused(f"{case_id}: no control characters in --by and --note")
 
 
 async def _decided(at: Desk, case: Case, action: CaseAction, by: str, note: str) -> Answer:

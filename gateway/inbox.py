@@ -151,7 +151,7 @@ class Inbox:
         before_ms = now_ms - int(settings.keep_days * DAY_MS)
         forgotten = await self._forget_before(before_ms, unverified=False)
         forgotten += await self._forget_before(now_ms - int(settings.keep_unverified_days * DAY_MS), unverified=True)
-        await self._kept.forget_orphans(before_ms)
+        await self._kept.forget_orphans(before_ms, FORGET_ROWS)
         return forgotten
 
     async def _forget_before(self, before_ms: int, *, unverified: bool) -> int:

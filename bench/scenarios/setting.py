@@ -16,7 +16,7 @@ class BenchError(Exception):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """`directory` is the scenario's own and new; `seconds` is how long a measurement lasts; `orders` are in Postgres."""
+    """`directory` is the scenario's own and new, `seconds` how long a measurement lasts, `orders` are in Postgres."""
 
     directory: Path
     seconds: float

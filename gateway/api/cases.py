@@ -74,6 +74,8 @@ class CasesApi:
             raise Problem("parameter_invalid", "expected a case_id", param="after")
         rows_max = int(limit)
         found = await self._cases.page(app_id=app.app_id, is_open=state == "open", after=behind, rows_max=rows_max)
+        if found is None:
+            raise Problem("parameter_invalid", "there is no such case", param="after")
         page = _Page([case_view(case) for case in found], found[-1].case_id if len(found) == rows_max else None)
         return json_response(_encode(page))
 
@@ -114,21 +116,31 @@ class CasesApi:
 
 def decision(case: Case, at_ms: int, action: CaseAction, by: str, note: str, seen: int) -> CaseResolved:
     """What people decided about a case that was open when its order was at version `seen`, as an event."""
-    return CaseResolved(at_ms, case.version, case.reason, action, by, note, seen)
+    return CaseResolved(at_ms, case.version, case.reason, action, by, note, seen, _transaction(case))
 
 
 def why_not(answer: Answer, case: Case) -> str:
     """Which actions are possible instead, if the one that was asked for is not."""
     if answer.reply is not Reply.CASE_ACTION_IMPOSSIBLE:
         return ""
-    return f"possible now: {', '.join(casework.possible(answer.order, Reason(case.reason)))}"
+    return f"possible now: {', '.join(casework.possible(answer.order, Reason(case.reason), _transaction(case)))}"
+
+
+class _About(msgspec.Struct):
+    """As much of an event as says which payment it was about."""
+
+    transaction: str | None = None
+
+
+def _transaction(case: Case) -> str | None:
+    return None if case.evidence_json is None else msgspec.json.decode(case.evidence_json, type=_About).transaction
 
 
 def case_view(case: Case, order: Order | None = None) -> CaseView:
     """The case as it is shown; with its order, also what can be done."""
     actions = None
     if order is not None and case.resolved_at_ms is None:
-        actions = [str(action) for action in casework.possible(order, Reason(case.reason))]
+        actions = [str(action) for action in casework.possible(order, Reason(case.reason), _transaction(case))]
     return CaseView(
         case_id=case.case_id,
         order_id=case.order_id,

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from gateway.metrics import Metrics
 from gateway.storage.queries import query
 
 COUNT_EVERY_S = 15.0
+BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 _CASE_ID = re.compile(r"([0-9A-Z]{26})-([0-9]{1,9})\Z", re.ASCII)
 
 log = structlog.get_logger(__name__)
@@ -52,10 +54,17 @@ class Cases:
 
     async def page(
         self, *, app_id: str | None, is_open: bool, after: tuple[str, int] | None, rows_max: int
-    ) -> list[Case]:
-        """Cases, oldest first, behind the one called `after`."""
-        order_id, version = after or (None, None)
-        records = await self._pool.fetch(query("cases"), app_id, is_open, order_id, version, rows_max)
+    ) -> list[Case] | None:
+        """Cases, oldest first, behind the one called `after`; None if there is no such case."""
+        order_id, version = after or ("", 0)
+        opened_at = BEFORE_ALL if after is None else await self._pool.fetchval(query("case_opened_at"), *after)
+        if opened_at is None:
+            return None
+        place = (opened_at, order_id, version, rows_max)
+        if app_id is None:
+            records = await self._pool.fetch(query("cases_of_all"), is_open, *place)
+        else:  # a text for each, so that each has its index
+            records = await self._pool.fetch(query("cases_open" if is_open else "cases_resolved"), app_id, *place)
         return [_case(record) for record in records]
 
     async def one(self, order_id: str, version: int) -> Case | None:

@@ -131,10 +131,10 @@ WHERE c.order_id = s.order_id AND c.resolved_at IS NULL AND c.reason = ANY (stri
   AND (s.version IS NULL OR c.version = s.version)
 
 -- section: cases
-INSERT INTO cases (order_id, version, reason, evidence, opened_at)
-SELECT c.order_id, c.version, c.reason, c.evidence::json, to_timestamp(c.opened_at_ms::float8 / 1000)
-FROM unnest({order_id:text}, {version:int}, {reason:text}, {evidence:text}, {opened_at_ms:bigint})
-     AS c (order_id, version, reason, evidence, opened_at_ms)
+INSERT INTO cases (order_id, version, app_id, reason, evidence, opened_at)
+SELECT c.order_id, c.version, c.app_id, c.reason, c.evidence::json, to_timestamp(c.opened_at_ms::float8 / 1000)
+FROM unnest({order_id:text}, {version:int}, {app_id:text}, {reason:text}, {evidence:text}, {opened_at_ms:bigint})
+     AS c (order_id, version, app_id, reason, evidence, opened_at_ms)
 JOIN applied USING (order_id)
 
 -- section: outbox

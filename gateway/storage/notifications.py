@@ -88,9 +88,9 @@ class Notifications:
         status = await self._pool.execute(query(name), ids.first_notification_id(before_ms), limit)
         return int(status.split()[-1])
 
-    async def forget_orphans(self, before_ms: int) -> None:
-        """Delete what parking remembers of those whose case is that old."""
-        await self._pool.execute(query("forget_orphans"), ids.first_notification_id(before_ms))
+    async def forget_orphans(self, before_ms: int, limit: int) -> None:
+        """Delete up to `limit` of what parking remembers of those whose case is that old."""
+        await self._pool.execute(query("forget_orphans"), ids.first_notification_id(before_ms), limit)
 
     async def newest(self, since_ms: int, verdict: str | None, order_id: str | None, limit: int) -> list[Line]:
         """The latest first."""

@@ -102,28 +102,39 @@ SELECT app_id, webhook_url FROM apps
 -- query: writable
 SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'
 
--- query: cases
-SELECT c.order_id, c.version, o.app_id, c.reason, c.evidence AS evidence_json,
-       (extract(epoch FROM c.opened_at) * 1000)::bigint AS opened_at_ms,
-       (extract(epoch FROM c.resolved_at) * 1000)::bigint AS resolved_at_ms, c.resolution, c.resolved_by,
-       c.resolution_note AS note
-FROM cases c
-LEFT JOIN orders o ON o.order_id = c.order_id
-WHERE ($1::text IS NULL OR o.app_id = $1)
-  AND (c.resolved_at IS NULL) = $2
-  AND ($3::text IS NULL OR (c.opened_at, c.order_id, c.version)
-       > (SELECT a.opened_at, a.order_id, a.version FROM cases a WHERE a.order_id = $3 AND a.version = $4::int))
-ORDER BY c.opened_at, c.order_id, c.version
+-- query: case
+SELECT order_id, version, app_id, reason, evidence AS evidence_json, (extract(epoch FROM opened_at) * 1000)::bigint AS opened_at_ms,
+       (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_at_ms, resolution, resolved_by, resolution_note AS note
+FROM cases
+WHERE order_id = $1 AND version = $2
+
+-- query: cases_of_all
+SELECT order_id, version, app_id, reason, evidence AS evidence_json, (extract(epoch FROM opened_at) * 1000)::bigint AS opened_at_ms,
+       (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_at_ms, resolution, resolved_by, resolution_note AS note
+FROM cases
+WHERE (resolved_at IS NULL) = $1
+  AND (opened_at, order_id, version) > ($2::timestamptz, $3, $4::int)
+ORDER BY opened_at, order_id, version
 LIMIT $5
 
--- query: case
-SELECT c.order_id, c.version, o.app_id, c.reason, c.evidence AS evidence_json,
-       (extract(epoch FROM c.opened_at) * 1000)::bigint AS opened_at_ms,
-       (extract(epoch FROM c.resolved_at) * 1000)::bigint AS resolved_at_ms, c.resolution, c.resolved_by,
-       c.resolution_note AS note
-FROM cases c
-LEFT JOIN orders o ON o.order_id = c.order_id
-WHERE c.order_id = $1 AND c.version = $2
+-- query: cases_open
+SELECT order_id, version, app_id, reason, evidence AS evidence_json, (extract(epoch FROM opened_at) * 1000)::bigint AS opened_at_ms,
+       (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_at_ms, resolution, resolved_by, resolution_note AS note
+FROM cases
+WHERE app_id = $1 AND resolved_at IS NULL AND (opened_at, order_id, version) > ($2::timestamptz, $3, $4::int)
+ORDER BY opened_at, order_id, version
+LIMIT $5
+
+-- query: cases_resolved
+SELECT order_id, version, app_id, reason, evidence AS evidence_json, (extract(epoch FROM opened_at) * 1000)::bigint AS opened_at_ms,
+       (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_at_ms, resolution, resolved_by, resolution_note AS note
+FROM cases
+WHERE app_id = $1 AND resolved_at IS NOT NULL AND (opened_at, order_id, version) > ($2::timestamptz, $3, $4::int)
+ORDER BY opened_at, order_id, version
+LIMIT $5
+
+-- query: case_opened_at
+SELECT opened_at FROM cases WHERE order_id = $1 AND version = $2
 
 -- query: close_orphan
 UPDATE cases SET resolved_at = clock_timestamp(), resolution = 'close', resolved_by = $2, resolution_note = $3
@@ -160,7 +171,14 @@ UPDATE parked SET tries = $2, next_try_at = clock_timestamp() + $3::float8 * int
 WHERE notification_id = $1 AND tries < $2 AND next_try_at IS NOT NULL
 
 -- query: unpark
-DELETE FROM parked WHERE notification_id = $1
+-- Its order has it. If it was a case, and the last of that order's that nobody had, the case is settled.
+WITH known AS (
+    DELETE FROM parked WHERE notification_id = $1 RETURNING notification_id, order_id
+)
+UPDATE cases c SET resolved_at = clock_timestamp(), resolution = 'told', resolved_by = 'holdfast'
+FROM known k
+WHERE c.order_id = k.order_id AND c.version = 0 AND c.resolved_at IS NULL
+  AND NOT EXISTS (SELECT FROM parked p WHERE p.order_id = k.order_id AND p.notification_id <> k.notification_id)
 
 -- query: orphan
 -- All that is said of one unknown order is one case. Money that comes up when it was resolved opens it again; what was
@@ -200,7 +218,10 @@ DELETE FROM notifications WHERE notification_id = ANY (ARRAY(
     LIMIT $2))
 
 -- query: forget_orphans
-DELETE FROM parked WHERE next_try_at IS NULL AND notification_id < $1
+DELETE FROM parked WHERE notification_id = ANY (ARRAY(
+    SELECT notification_id FROM parked WHERE next_try_at IS NULL AND notification_id < $1
+    ORDER BY notification_id
+    LIMIT $2))
 
 -- query: inbox_newest
 SELECT n.notification_id, n.channel, n.order_id, n.attempt, n.verdict,

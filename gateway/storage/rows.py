@@ -67,7 +67,8 @@ def add_rows(
         if write.settles is not None:
             _add(into, "settled", _settlement(order, write.settles, write.at_ms))
         if write.case is not None:
-            _add(into, "cases", (order.order_id, order.version, write.case, evidence, write.at_ms))
+            app_id = order.content.app_id
+            _add(into, "cases", (order.order_id, order.version, app_id, write.case, evidence, write.at_ms))
     if webhook is not None:
         _add(into, "outbox", _outbox(webhook, settings))
     if write.arrivals:

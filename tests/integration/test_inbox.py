@@ -455,26 +455,21 @@ async def test_all_since_a_moment_are_replayed_and_none_is_believed_that_was_not
 # --- when the order of a case turns up ------------------------------------------------------------------------------
 
 
-async def test_the_case_of_an_order_that_turned_up_after_all_is_shown_and_resolved(
+async def test_the_case_of_an_order_that_turned_up_after_all_ends_with_the_replay(
     house: House, platform: Platform, missing: str, database: asyncpg.Connection
 ) -> None:
-    case = f"/v1/cases/{missing}-0"
     async with house.open(notifications=SOON) as api:
-        message = genuine(platform, missing)
-        await notify(api, missing, message)
+        await notify(api, missing, genuine(platform, missing))
 
         async def opened() -> bool:
             return await database.fetchval("SELECT count(*) FROM cases") == 1
 
         await until(opened)
-        (await api.request("GET", case)).problem(404, "case_not_found", "case_id")  # it is nobody's yet
+        (await api.request("GET", f"/v1/cases/{missing}-0")).problem(404, "case_not_found", "case_id")  # nobody's
         await turns_up(database)
-        assert (await notify(api, missing, message)).status == 200, "its channel had gone on"
+        number = await database.fetchval("SELECT notification_id FROM parked")
+        code, told = await run_inbox(house, "replay", str(number))
+        assert (code, [each["now"] for each in told]) == (0, ["verified"])
         assert (await api.get(missing))["state"] == "paid"
-        shown = (await api.request("GET", case)).json
-        assert (shown["reason"], shown["order"]["state"]) == ("orphan_notification", "paid")
-        assert "close" in shown["actions"]
-        resolution = {"action": "close", "by": "Lin", "note": "the order was restored"}
-        answer = await api.request("POST", f"{case}/resolve", resolution)
-        assert (answer.status, answer.json["resolution"], answer.json["resolved_by"]) == (200, "close", "Lin")
-        assert (await api.get(missing))["paid_amount"] == 1200
+        settled = await database.fetchrow("SELECT resolution, resolved_by FROM cases")
+        assert tuple(settled or ()) == ("told", "holdfast")

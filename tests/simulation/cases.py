@@ -1,6 +1,7 @@
 """The statements about cases."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.simulation.locks import Lock
@@ -14,24 +15,45 @@ _case = records(
 )
 _count = records("reason", "count", "oldest_s")
 _order_id = records("order_id")
+_opened_at = records("opened_at")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def page(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
-    """Open or resolved cases, of one app or of all, the oldest first, behind a given one."""
-    app_id, is_open, order_id, version, limit = parameters
+def page_of_all(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    """Open or resolved cases of all apps, the oldest first, behind a place among them."""
+    is_open, *place = parameters
+    return _page(work, lambda row: (row.resolved_at_us is None) is is_open, place)
+
+
+def page_open(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    """Open cases of one app, likewise."""
+    app_id, *place = parameters
+    return _page(work, lambda row: row.resolved_at_us is None and row.app_id == app_id, place)
+
+
+def page_resolved(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    """Resolved cases of one app, likewise."""
+    app_id, *place = parameters
+    return _page(work, lambda row: row.resolved_at_us is not None and row.app_id == app_id, place)
+
+
+def _page(work: Work, wanted: Callable[[CaseRow], bool], place: Sequence[Any]) -> list[Record]:
+    opened_at, order_id, version, limit = place
+    behind = (round((opened_at - EPOCH) / timedelta(microseconds=1)), encoded(order_id, "text"), version)
     rows = sorted(work.tables.cases.values(), key=_place)
-    if order_id is not None:
-        last = work.tables.cases.get((encoded(order_id, "text"), version))
-        rows = [] if last is None else [row for row in rows if _place(row) > _place(last)]
-    rows = [row for row in rows if (row.resolved_at_us is None) is is_open]
-    found = [_record(work.tables, row) for row in rows]
-    return [record for record in found if app_id is None or record["app_id"] == app_id][:limit]
+    return [_record(row) for row in rows if wanted(row) and _place(row) > behind][:limit]
+
+
+def opened_at(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
+    """When this case was opened."""
+    row = work.tables.cases.get((encoded(parameters[0], "text"), parameters[1]))
+    return [] if row is None else [_opened_at((EPOCH + timedelta(microseconds=row.opened_at_us),))]
 
 
 def one(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
     """The case of this order and version."""
     row = work.tables.cases.get((encoded(parameters[0], "text"), parameters[1]))
-    return [] if row is None else [_record(work.tables, row)]
+    return [] if row is None else [_record(row)]
 
 
 def close_orphan(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
@@ -66,11 +88,10 @@ def _place(row: CaseRow) -> tuple[int, str, int]:
     return row.opened_at_us, row.order_id, row.version
 
 
-def _record(tables: Tables, row: CaseRow) -> Record:
-    order = tables.orders.get(row.order_id)
+def _record(row: CaseRow) -> Record:
     return _case(
         (
-            *(row.order_id, row.version, None if order is None else order.app_id, row.reason, row.evidence),
+            *(row.order_id, row.version, row.app_id, row.reason, row.evidence),
             *(
                 (row.opened_at_us + 500) // 1000,
                 None if row.resolved_at_us is None else (row.resolved_at_us + 500) // 1000,

@@ -67,10 +67,18 @@ def postpone(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]
 
 
 def unpark(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
-    """Its order knows it."""
-    if parameters[0] not in work.tables.parked:
+    """Its order knows it; if that was the last that made a case of version 0, the case is settled."""
+    parked, cases = work.tables.parked, work.tables.cases
+    row = parked.get(parameters[0])
+    if row is None:
         return []
-    work.tables.parked.delete(parameters[0])
+    parked.delete(row.notification_id)
+    case = cases.get((row.order_id, 0))
+    if case is None or case.resolved_at_us is not None:
+        return []
+    if any(other.order_id == row.order_id for other in parked.values()):
+        return []
+    cases.update((row.order_id, 0), resolved_at_us=work.clock_us(), resolution="told", resolved_by="holdfast")
     return [ROW]
 
 
@@ -84,7 +92,7 @@ def orphan(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
     said = {"notification_id": row.notification_id, "said": msgspec.json.decode(row.said)}
     known = cases.get((row.order_id, 0))
     if known is None:
-        cases.insert(CaseRow(row.order_id, 0, "orphan_notification", _evidence([said]), work.clock_us()))
+        cases.insert(CaseRow(row.order_id, 0, None, "orphan_notification", _evidence([said]), work.clock_us()))
     else:
         before = msgspec.json.decode(known.evidence)["notifications"]
         cases.update((row.order_id, 0), evidence=_evidence([*before, said]), resolved_at_us=None)
@@ -115,11 +123,11 @@ def forget_unverified(work: Work, parameters: Sequence[Any], _seen: Seen) -> lis
 
 def forget_orphans(work: Work, parameters: Sequence[Any], _seen: Seen) -> list[Record]:
     """Delete what is remembered of old ones that were given up."""
-    parked = work.tables.parked
-    old = [row for row in parked.values() if row.next_try_at_us is None and row.notification_id < parameters[0]]
-    for row in old:
-        parked.delete(row.notification_id)
-    return [ROW] * len(old)
+    parked, (before, limit) = work.tables.parked, parameters
+    old = sorted(row.notification_id for row in parked.values() if row.next_try_at_us is None)
+    for notification_id in (gone := [number for number in old if number < before][:limit]):
+        parked.delete(notification_id)
+    return [ROW] * len(gone)
 
 
 def _forgotten(work: Work, parameters: Sequence[Any], may_go: Callable[[NotificationRow], bool]) -> list[Record]:

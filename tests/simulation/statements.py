@@ -380,8 +380,11 @@ KNOWN = (
     Pinned(
         query("order_of_out_refund_no"), "d4a02f85e6a8", Statement("order_of_out_refund_no", _order_of_out_refund_no)
     ),
-    Pinned(query("cases"), "2a9682b661bd", Statement("cases", cases.page)),
-    Pinned(query("case"), "d567313f2c97", Statement("case", cases.one)),
+    Pinned(query("cases_of_all"), "1ff95836f665", Statement("cases_of_all", cases.page_of_all)),
+    Pinned(query("cases_open"), "4d1a77e59ace", Statement("cases_open", cases.page_open)),
+    Pinned(query("cases_resolved"), "1eb96241191e", Statement("cases_resolved", cases.page_resolved)),
+    Pinned(query("case_opened_at"), "9d9d6d4cb5ed", Statement("case_opened_at", cases.opened_at)),
+    Pinned(query("case"), "d119f48e17a1", Statement("case", cases.one)),
     Pinned(
         query("close_orphan"),
         "0bc6d1c34a7d",
@@ -393,7 +396,7 @@ KNOWN = (
     Pinned(
         query("postpone_parked"), "a7c4f2276e9d", Statement("postpone_parked", inbox.postpone, inbox.locks, writes=True)
     ),
-    Pinned(query("unpark"), "660d08bef59e", Statement("unpark", inbox.unpark, inbox.locks, writes=True)),
+    Pinned(query("unpark"), "cf5555d0240d", Statement("unpark", inbox.unpark, inbox.locks, writes=True)),
     Pinned(query("orphan"), "6fe287a1f26e", Statement("orphan", inbox.orphan, inbox.orphan_locks, writes=True)),
     Pinned(query("forget_notifications"), "a1ee0b272bb2", Statement("forget_notifications", inbox.forget, writes=True)),
     Pinned(
@@ -401,7 +404,7 @@ KNOWN = (
         "ac14cafaf7ca",
         Statement("forget_unverified_notifications", inbox.forget_unverified, writes=True),
     ),
-    Pinned(query("forget_orphans"), "4eaf578b357e", Statement("forget_orphans", inbox.forget_orphans, writes=True)),
+    Pinned(query("forget_orphans"), "8ff0087df1f8", Statement("forget_orphans", inbox.forget_orphans, writes=True)),
     Pinned(query("endpoints"), "e6a7af8ecd93", Statement("endpoints", _endpoints)),
     Pinned(query("writable"), "f22d8a7b4b10", Statement("writable", _writable)),
     Pinned(CLOCK, "a3f4a99041c8", Statement("clock", _clock)),
@@ -428,7 +431,7 @@ SECTION_DIGESTS = {
     "accepted": "7fb9c7b49f4d",
     "refunds": "19447816e7c5",
     "settled": "b404a7df4511",
-    "cases": "dbcd863886bf",
+    "cases": "89a59cab9aac",
     "outbox": "c54512e07860",
     "arrivals": "cb0826211ef0",
 }

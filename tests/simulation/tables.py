@@ -126,6 +126,7 @@ class CaseRow(msgspec.Struct, frozen=True, gc=False):
 
     order_id: str
     version: int
+    app_id: str | None
     reason: str
     evidence: str | None
     opened_at_us: int

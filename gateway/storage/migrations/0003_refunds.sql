@@ -41,7 +41,13 @@ ALTER TABLE cases ADD COLUMN resolved_by text;
 ALTER TABLE cases ADD COLUMN resolution_note text;     -- why, in their words
 ALTER TABLE cases ADD COLUMN resolved_version integer; -- the transition that ended it
 
+ALTER TABLE cases ADD COLUMN app_id text COLLATE "C";  -- null: no order of ours (a notification's), or opened by a release before
+
+UPDATE cases c SET app_id = o.app_id FROM orders o WHERE o.order_id = c.order_id;
+
 CREATE INDEX cases_of_order ON cases (order_id) WHERE resolved_at IS NULL;
+CREATE INDEX cases_open_of_app ON cases (app_id, opened_at, order_id, version) WHERE resolved_at IS NULL;
+CREATE INDEX cases_resolved_of_app ON cases (app_id, opened_at, order_id, version) WHERE resolved_at IS NOT NULL;
 
 GRANT UPDATE (kind) ON payments TO holdfast_gateway;   -- held -> credit, when people accept it; nothing else of it changes
 

@@ -16,6 +16,7 @@ CREATE TABLE parked (
 );
 
 CREATE INDEX parked_due ON parked (next_try_at) WHERE next_try_at IS NOT NULL;
+CREATE INDEX parked_of_order ON parked (order_id);
 
 -- What strangers sent is forgotten sooner than what a channel said; queries.sql names the same verdicts.
 CREATE INDEX notifications_unverified ON notifications (notification_id) WHERE verdict IN

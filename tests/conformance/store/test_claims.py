@@ -284,7 +284,7 @@ async def test_notifications_are_forgotten_by_age_but_not_what_is_parked(store: 
     assert await inbox.forget(NOW_MS + 3, 10, unverified=False) == 1
     assert [row["notification_id"] for row in await store.rows("notifications")] == [numbers[0], numbers[3]]
     await inbox.orphan(numbers[0])
-    await inbox.forget_orphans(NOW_MS + 3)
+    await inbox.forget_orphans(NOW_MS + 3, 100)
     assert await inbox.forget(NOW_MS + 9, 1, unverified=False) == 1
     assert await store.rows("parked") == []
 
