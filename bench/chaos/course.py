@@ -128,7 +128,7 @@ class Course:
     # --- peace
 
     async def _settle(self) -> float:
-        """Wait until everything has come to its end; seconds until for once nothing was missing and everything held."""
+        """Wait until everything has come to its end; seconds until nothing was missing and everything held."""
         began = still_since = time.monotonic()
         recovered_s, payments, missing = QUIET_MAX_S, -1, ""
         self._line("▸", "all is healed")
@@ -139,7 +139,9 @@ class Course:
             if look.missing != missing:
                 missing = look.missing
                 self._line("▸", f"still to come: {missing}" if missing else "nothing is missing")
-            if look.clean and recovered_s == QUIET_MAX_S:
+            if not look.clean:
+                recovered_s = QUIET_MAX_S
+            elif recovered_s == QUIET_MAX_S:
                 recovered_s = now - began
             if look.clean and now - still_since > STILL_S and await self._everybody_is_served(look.seen.tables):
                 break

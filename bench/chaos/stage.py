@@ -31,7 +31,7 @@ SDK = str(ROOT / "sdk")
 WAYS = "wechatpay.native:3,alipay.qr,alipay.page,unionpay.web"
 PAY_AFTER_MAX_S = 2.0
 CHANNEL_TIME_SCALE = 0.02  # 15 s between two notifications become 0.3 s
-SHOP_ASKS_AFTER_S = 4.0
+SHOP_ASKS_AFTER_S = 1.5
 TILL_CLOSES_S = 0.2
 EXPIRES_IN_S = 20.0
 # Minutes become seconds; the ladders keep their shape, and last until the end of the longest run.

@@ -30,7 +30,7 @@ class Way(NamedTuple):
 
 
 EVERY_S = 0.2
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0  # longer than a statement may take: a wrong no after an unknown outcome must be heard
 PAY_TRIES_MAX = 4
 PAY_AGAIN_AFTER_S = 0.5
 SILENCE = 0  # no status at all
