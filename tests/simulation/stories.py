@@ -62,6 +62,8 @@ def _draw(
     # Who is known to pay has time, so that only asking finds it out early.
     expires_in_s = chance.choice((30, 60, 90) if late or never else (30, 60, 90, LONG_S, LONG_S, LONG_S))
     pays_after_s: float | None = chance.choice((0.0, 0.5, 2.0, 5.0, 15.0, min(expires_in_s, 60) - 4.0))
+    if expires_in_s == LONG_S:  # also after the first query, so that the ladder has to go on
+        pays_after_s = chance.choice((0.5, 5.0, 35.0, 50.0, 70.0))
     if late:
         pays_after_s = chance.choice((expires_in_s * 0.9, expires_in_s + 2.0, expires_in_s + 12.0, expires_in_s + 40.0))
     elif never:
