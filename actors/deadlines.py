@@ -7,6 +7,8 @@ import msgspec
 
 from actors.order import Attempt, Order
 
+STEP_MAX = 10_000  # rungs that repeat for weeks are not counted on: more than any ladder has
+
 
 class Schedule(msgspec.Struct, frozen=True):
     """The ladders, in milliseconds. Defaults are the recipe's: 30 s of silence, then 10, 20, 30 s, then slower.

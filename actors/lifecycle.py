@@ -20,7 +20,7 @@ import msgspec
 from actors import deadlines
 from actors.casework import case_resolved
 from actors.crediting import UNCLEAR, payment_reported
-from actors.deadlines import Schedule
+from actors.deadlines import STEP_MAX, Schedule
 from actors.effects import Close, Effect, Query, QueryRefund, Submit
 from actors.ending import closed, closing
 from actors.events import (
@@ -73,8 +73,6 @@ from actors.refunding import (
 
 CREATED, PAYING, CLOSING = OrderState.CREATED, OrderState.PAYING, OrderState.CLOSING
 PAID, CLOSED, EXCEPTION = OrderState.PAID, OrderState.CLOSED, OrderState.EXCEPTION
-
-STEP_MAX = 10_000  # rungs that repeat for a week are not counted on: more than any ladder has
 
 replace = msgspec.structs.replace
 

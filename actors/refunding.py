@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from actors import deadlines
-from actors.deadlines import Schedule
+from actors.deadlines import STEP_MAX, Schedule
 from actors.effects import Effect, Query, QueryRefund, SubmitRefund
 from actors.events import (
     RefundNotFound,
@@ -39,6 +39,7 @@ from actors.order import (
 
 REFUNDS_MAX = 50  # of one payment; WeChat Pay takes no more
 TOO_LATE = "too_late"  # refused because the number could only be sent for a while: it never was, and never will be
+OVERPAID = "succeeded after it failed: more went back than was paid"
 REFUND_TROUBLES = (Reason.REFUND_FAILED, Reason.REFUND_ABNORMAL, Reason.REFUND_UNKNOWN)
 
 SUBMITTING, UNKNOWN, PROCESSING = RefundState.SUBMITTING, RefundState.UNKNOWN, RefundState.PROCESSING
@@ -122,7 +123,7 @@ def refund_reported(order: Order, event: RefundReported, schedule: Schedule) -> 
         return _abnormal(order, refund, event, message, schedule)
     match event.word:
         case RefundWord.SUCCEEDED:
-            return _succeeded(order, refund, event)
+            return _succeeded(order, refund, event, schedule)
         case RefundWord.FAILED:
             return _failed(order, refund, RefundWord.FAILED, event.detail, event.at_ms, schedule)
         case RefundWord.ABNORMAL:
@@ -139,14 +140,12 @@ def _ask_whether_paid(order: Order, channel: str) -> tuple[Query, ...]:
     return tuple(Query(attempt.number) for attempt in unpaid if attempt.channel == channel)
 
 
-def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
+def _succeeded(order: Order, refund: Refund, event: RefundReported, schedule: Schedule) -> Decision:
     if refund.state is SUCCEEDED:
         return Decision(order)
     if refund.state in GIVEN_UP and not _room_for(order, refund):
         # It moved after all, and its money was given away again meanwhile: more went back than was ever paid.
-        return _case_once(
-            order, refund, Reason.REFUND_UNKNOWN, "succeeded after it failed: more went back than was paid"
-        )
+        return _case_once(order, refund, Reason.REFUND_UNKNOWN, OVERPAID)
     after = replace(
         refund,
         state=SUCCEEDED,
@@ -157,8 +156,19 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported) -> Decision:
         next_check_at_ms=None,
     )
     moved = with_refund(order.advanced(), after)
-    settles = Settlement(REFUND_TROUBLES, "refunded") if refund.failure_code and not troubled(moved) else None
+    if refund.failure_code and not troubled(moved):
+        settles: Settlement | None = Settlement(REFUND_TROUBLES, "refunded")
+    else:
+        settles = _known_again(moved, refund, schedule, "refunded")
     return Decision(moved, announce=Announcement.REFUND_SUCCEEDED, about=refund.refund_id, settles=settles)
+
+
+def _known_again(after: Order, refund: Refund, schedule: Schedule, resolution: str) -> Settlement | None:
+    """Nobody knew of it for so long that people were told, and now its channel has spoken. `refund` is as it was."""
+    asked = refund.state in (SUBMITTING, UNKNOWN) and refund.step >= len(schedule.refund_ms)
+    if not asked or troubled(after) or any(other.failure_message == OVERPAID for other in after.refunds):
+        return None
+    return Settlement((Reason.REFUND_UNKNOWN,), resolution)
 
 
 def _failed(order: Order, refund: Refund, code: str, message: str, at_ms: int, schedule: Schedule) -> Decision:
@@ -181,7 +191,8 @@ def _failed(order: Order, refund: Refund, code: str, message: str, at_ms: int, s
     if anew is not None:
         return Decision(with_refund(moved, anew), effects=(SubmitRefund(anew.refund_id),))
     case_ = None if refund.cause is RefundCause.APP else Reason.REFUND_FAILED
-    return Decision(moved, announce=Announcement.REFUND_FAILED, case=case_, about=refund.refund_id)
+    settles = _known_again(moved, refund, schedule, "failed")
+    return Decision(moved, announce=Announcement.REFUND_FAILED, case=case_, about=refund.refund_id, settles=settles)
 
 
 def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str, schedule: Schedule) -> Decision:
@@ -197,6 +208,8 @@ def _abnormal(order: Order, refund: Refund, event: RefundReported, message: str,
         channel_refund=event.channel_refund or refund.channel_refund,
         failure_code=RefundWord.ABNORMAL,
         failure_message=message[:200],
+        succeeded_at_ms=None,
+        next_check_at_ms=refund.next_check_at_ms or deadlines.refund_check(schedule, refund.step, event.at_ms),
     )
     return Decision(with_refund(order.advanced(), after), case=Reason.REFUND_ABNORMAL)
 
@@ -213,7 +226,8 @@ def _processing(order: Order, refund: Refund, event: RefundReported, schedule: S
         failure_code=None,
         failure_message=None,
     )
-    return Decision(with_refund(order.advanced(), after))
+    moved = with_refund(order.advanced(), after)
+    return Decision(moved, settles=_known_again(moved, refund, schedule, "processing"))
 
 
 def _case_once(order: Order, refund: Refund, case: Reason, message: str) -> Decision:
@@ -257,7 +271,7 @@ def _sent_again(order: Order, refund: Refund, at_ms: int, schedule: Schedule) ->
     after = replace(
         refund,
         state=SUBMITTING,
-        submits=refund.submits + 1,
+        submits=min(refund.submits + 1, STEP_MAX),
         submitted_at_ms=at_ms,
         failure_code=None,
         failure_message=None,
@@ -284,7 +298,7 @@ def refunds_due(order: Order, event: RefundsDue, schedule: Schedule) -> Decision
         return Decision(order)
     after, case = order.advanced(), None
     for refund in due:
-        step = refund.step + 1
+        step = min(refund.step + 1, STEP_MAX)
         next_ms = deadlines.refund_check(schedule, step, event.at_ms)
         after = with_refund(after, replace(refund, step=step, next_check_at_ms=next_ms))
         # The channel may take days for what it has taken; what nobody can say anything about is for people.

@@ -5,6 +5,7 @@ import msgspec
 from actors.errors import ActorError
 from actors.events import CaseAction
 from actors.order import Reply
+from gateway.api.bodies import ResolveCase
 from gateway.api.cases import case_view, decision, why_not
 from gateway.config import Config
 from gateway.desk import Desk, desk
@@ -44,8 +45,12 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
     """Carry out a decision.
 
     Raises:
-        CaseRefused: it was resolved before, or this can not be done.
+        CaseRefused: it was resolved before, this can not be done, or it is not said who decides and why.
     """
+    try:
+        msgspec.convert({"action": action, "by": by, "note": note}, ResolveCase)
+    except msgspec.ValidationError as error:
+        raise CaseRefused(f"{case_id}: {error}") from None
     async with desk(config) as at:
         case = await _case(at, case_id)
         if case.resolved_at_ms is not None:

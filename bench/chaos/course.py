@@ -55,6 +55,16 @@ class Look(msgspec.Struct, frozen=True):
     found: list[Violation]
 
     @property
+    def missing(self) -> str:
+        """What is not as it should be, in a few words: how many findings of which name, and one of each."""
+        findings = {name: getattr(self.report, name) for name in ("lost", "double", "phantom", "mismatch")}
+        words = [f"{name} {len(found)} ({found[0].subject})" for name, found in findings.items() if found]
+        counts = Counter(each.invariant for each in self.found)
+        first = {each.invariant: each for each in reversed(self.found)}
+        words += [f"{name} {count} ({first[name].subject}: {first[name].why})" for name, count in counts.items()]
+        return "; ".join(words)
+
+    @property
     def clean(self) -> bool:
         """Whether nothing is missing and everything holds."""
         return self.report.passed and not self.found
@@ -118,19 +128,19 @@ class Course:
     # --- peace
 
     async def _settle(self) -> float:
-        """Wait until everything has come to its end; seconds until nothing was missing and everything held."""
+        """Wait until everything has come to its end; seconds until for once nothing was missing and everything held."""
         began = still_since = time.monotonic()
-        recovered_s, payments = QUIET_MAX_S, -1
+        recovered_s, payments, missing = QUIET_MAX_S, -1, ""
         self._line("▸", "all is healed")
         while (now := time.monotonic()) < began + QUIET_MAX_S:
             look = await self._look()
             if len(look.seen.channel) != payments:
                 payments, still_since = len(look.seen.channel), now
-            if not look.clean:
-                recovered_s = QUIET_MAX_S
-            elif recovered_s == QUIET_MAX_S:
+            if look.missing != missing:
+                missing = look.missing
+                self._line("▸", f"still to come: {missing}" if missing else "nothing is missing")
+            if look.clean and recovered_s == QUIET_MAX_S:
                 recovered_s = now - began
-                self._line("▸", f"nothing is missing after {recovered_s:.1f} s")
             if look.clean and now - still_since > STILL_S and await self._everybody_is_served(look.seen.tables):
                 break
             await asyncio.sleep(LOOK_EVERY_S)
@@ -159,13 +169,16 @@ class Course:
         return Look(look.report, seen, violations(seen))
 
     async def _look(self) -> Look:
+        """What apps were told is read first, then the channel, then the tables: those can only know more."""
         stage = self._stage
+        inbox = await asyncio.to_thread(read_inbox, stage.shop_ledger)
+        history = stage.visitors.history.copied()
         ledgers = await stage.ledgers()
         seen = Seen(
             tables=await read_tables(stage.postgres.url),
-            history=stage.visitors.history,
+            history=history,
             channel=ledgers.payments,
-            inbox=await asyncio.to_thread(read_inbox, stage.shop_ledger),
+            inbox=inbox,
             redirects_followed=stage.endpoint.followed,
         )
         return Look(audit(ledgers), seen, violations(seen))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from gateway.embedded import Postgres, privileges
+from gateway.embedded import privileges
 
 CLONE_NEWNS = 0x00020000
 MEGABYTES_MIN = 16
@@ -37,9 +37,9 @@ class SmallDisk:
     """Made with `put_events_there`; then `fill` and `free` it. `orders`: how many it must have room for;
     `may_mount`: whether this process sees mounts of its own."""
 
-    def __init__(self, path: Path, postgres: Postgres, orders: int, *, may_mount: bool) -> None:
+    def __init__(self, path: Path, postgres_url: str, orders: int, *, may_mount: bool) -> None:
         self._path = path
-        self._postgres = postgres
+        self._postgres_url = postgres_url
         self._bytes = MEGABYTES_MIN * 2**20 + orders * BYTES_AN_ORDER
         self._may_mount = may_mount
         self.mounted = False
@@ -53,7 +53,7 @@ class SmallDisk:
         space = self._path / "pg"
         space.mkdir(mode=0o700)
         privileges.give(space, privileges.choose_run_as().owner_uid)
-        connection = await asyncpg.connect(self._postgres.url)
+        connection = await asyncpg.connect(self._postgres_url)
         try:
             await connection.execute(f"CREATE TABLESPACE {TABLESPACE} LOCATION '{space}'")
             await connection.execute(f"ALTER TABLE events SET TABLESPACE {TABLESPACE}")
@@ -97,7 +97,7 @@ class SmallDisk:
             self.mounted = False
 
     async def _execute(self, sql: str) -> None:
-        connection = await asyncpg.connect(self._postgres.url)
+        connection = await asyncpg.connect(self._postgres_url)
         try:
             await connection.execute(sql)
         finally:

@@ -33,7 +33,7 @@ PAY_AFTER_MAX_S = 2.0
 CHANNEL_TIME_SCALE = 0.02  # 15 s between two notifications become 0.3 s
 SHOP_ASKS_AFTER_S = 4.0
 TILL_CLOSES_S = 0.2
-EXPIRES_IN_S = 15.0
+EXPIRES_IN_S = 20.0
 # Minutes become seconds; the ladders keep their shape, and last until the end of the longest run.
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "server": {"single_process": False, "drain_s": 2},
@@ -86,7 +86,7 @@ class Stage:
         self.start_at = 0.0
         self.postgres = Postgres(directory, die_with_parent=True)
         self.valkey = Valkey(directory, die_with_parent=True)
-        self.disk = SmallDisk(directory / "small-disk", self.postgres, play.orders, may_mount=play.may_mount)
+        self.disk = SmallDisk(directory / "small-disk", self.postgres.url, play.orders, may_mount=play.may_mount)
         self.gateways: dict[str, Gateway] = {}
         self.lines: dict[str, LossyProxy] = {}
         self.clocks = {name: directory / f"{name}.clock" for name in GATEWAYS}

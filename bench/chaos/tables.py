@@ -83,6 +83,7 @@ class WebhookRow(msgspec.Struct, frozen=True):
     type: str
     state: str
     tries: int
+    age_s: float
 
 
 class CaseRow(msgspec.Struct, frozen=True):
@@ -123,7 +124,9 @@ PAYMENTS = "SELECT order_id, channel, account, channel_transaction, kind, amount
 REFUNDS = """
 SELECT refund_id, order_id, out_refund_no, cause, channel, account, channel_transaction, amount, state FROM refunds"""
 EVENTS = "SELECT order_id, version, type, state FROM events ORDER BY order_id, version"
-OUTBOX = "SELECT event_id, app_id, order_id, seq, type, state, tries FROM outbox"
+OUTBOX = """
+SELECT event_id, app_id, order_id, seq, type, state, tries, extract(epoch FROM now() - created_at)::float8
+FROM outbox"""
 CASES = "SELECT order_id, version, reason, resolved_at IS NOT NULL FROM cases"
 INBOX = "SELECT webhook_id, out_order_no, type, seq FROM inbox"
 

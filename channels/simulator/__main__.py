@@ -51,6 +51,9 @@ def _arguments() -> argparse.ArgumentParser:
     faults.add_argument("changes", nargs="*", metavar="[CHANNEL] NAME=SHARE", help="alipay drop=0.3 delay_s=2")
     pay = verbs.add_parser("pay", help="pay a trade now")
     pay.add_argument("out_trade_no")
+    pay.add_argument(
+        "--late", action="store_true", help="although it was closed or has expired, as if under way before"
+    )
     trades = verbs.add_parser("trades", help="what there is")
     for each in (faults, pay, trades):
         each.add_argument("--url", default=f"http://127.0.0.1:{PORT}", help="of the simulator")
@@ -125,7 +128,7 @@ def _steer(options: argparse.Namespace) -> Any:
     found = [trade for trade in trades if trade["out_trade_no"] == options.out_trade_no]
     if not found:
         raise ValueError(f"no trade {options.out_trade_no}")
-    order = {name: found[0][name] for name in ("channel", "merchant", "out_trade_no")}
+    order = {**{name: found[0][name] for name in ("channel", "merchant", "out_trade_no")}, "late": options.late}
     return _ask(options.url, "/_sim/pay", order)
 
 

@@ -86,7 +86,7 @@ class Done(msgspec.Struct, frozen=True):
 
 class PayOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /_sim/pay: pay now. The rest is what the platform will state instead of the truth, for tests; `stated` are
-    its own fields. `late`: also when the expiry is over, as a bank's page may."""
+    its own fields. `late`: also what was closed or has expired, as if it had been under way before."""
 
     channel: str
     merchant: str

@@ -4,9 +4,10 @@ import asyncio
 
 from aiohttp import web
 
+from actors.actor import Answer
 from actors.errors import WriteRejected
 from actors.events import RefundRequested, SyncRequested
-from actors.order import Order, Refund, RefundState
+from actors.order import Order, Refund, RefundState, Reply
 from actors.ports import Clock
 from gateway.api.auth import Authenticator
 from gateway.api.bodies import OUT_ORDER_NO, CreateRefund, Reader, number_asked_for, read, read_nothing
@@ -56,7 +57,7 @@ class RefundsApi:
                 raise
             detail = "a refund of another order has this number"
             raise Problem("refund_conflict", detail, param="out_refund_no", order_id=other.order_id) from None
-        refuse(answer, _why_not(answer.order, body.amount))
+        refuse(answer, _why_not(answer, body))
         latest, refund = await self._decided(answer.order, body.out_refund_no)
         if refund.state is RefundState.FAILED:
             said = f"{refund.failure_code}: {refund.failure_message}"
@@ -117,6 +118,12 @@ def _numbered(order: Order, out_refund_no: str) -> Refund | None:
     return next((refund for refund in order.refunds if refund.out_refund_no == out_refund_no), None)
 
 
-def _why_not(order: Order, amount: int) -> str:
-    left = order.paid_amount - order.refunded_amount
-    return f"{amount} was asked for, {left} of {order.paid_amount} can be given back still"
+def _why_not(answer: Answer, asked: CreateRefund) -> str:
+    order = answer.order
+    known = _numbered(order, asked.out_refund_no)
+    if answer.reply is Reply.REFUND_CONFLICT and known is not None:
+        return f"{asked.out_refund_no} is a refund of {known.amount} for the reason {known.reason!r}"
+    if answer.reply is Reply.REFUND_EXCEEDS_PAID:
+        left = order.paid_amount - order.refunded_amount
+        return f"{asked.amount} was asked for, {left} of {order.paid_amount} can be given back still"
+    return ""

@@ -221,6 +221,8 @@ async def test_people_settle_a_case_at_the_command_line_and_the_gateway_carries_
     assert case["case_id"] in listed
     _, shown, _ = await command(tmp_path, "show", case["case_id"])
     assert json.loads(shown)["actions"] == ["accept", "refund", "close"]
+    code, _, err = await command(tmp_path, "resolve", case["case_id"], "refund", "--by", "ann", "--note", "")
+    assert (code, err.strip()) == (4, f"{case['case_id']}: Expected `str` of length >= 3 - at `$.note`")
     code, said, err = await command(tmp_path, "resolve", case["case_id"], "refund", "--by", "ann", "--note", "too late")
     assert (code, said.strip()) == (0, f"{case['case_id']}: refund; the order is closed"), err
 

@@ -67,7 +67,8 @@ async def test_a_part_goes_back_and_then_the_rest(api: Api, made: Made) -> None:
     assert rest.json["state"] == "succeeded"
     order = await api.get(order_id)
     assert (order["state"], order["refund_status"], order["refunded_amount"]) == ("paid", "full", 100)
-    (await refund(api, order_id, "B3", 1)).problem(409, "refund_exceeds_paid")
+    document = (await refund(api, order_id, "B3", 1)).problem(409, "refund_exceeds_paid")
+    assert document["detail"] == "1 was asked for, 0 of 100 can be given back still"
     assert sum(request.amount for request in made.wechatpay.refunds.values()) == 100
 
 
@@ -76,7 +77,8 @@ async def test_the_same_number_again_is_the_same_refund(api: Api, made: Made) ->
     first = await refund(api, order_id)
     again = await refund(api, order_id)
     assert (again.status, again.json["refund_id"]) == (200, first.json["refund_id"])
-    (await refund(api, order_id, amount=41)).problem(409, "refund_conflict")
+    document = (await refund(api, order_id, amount=41)).problem(409, "refund_conflict")
+    assert document["detail"] == f"{order_id}-B1 is a refund of 40 for the reason ''"
     assert len(made.wechatpay.refunds_sent) == 1
     other = await paid(api, made)
     body = {"out_refund_no": f"{order_id}-B1", "amount": 40}

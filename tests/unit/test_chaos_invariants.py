@@ -89,9 +89,9 @@ def sound() -> Seen:
                 *events(PAYING, "created", "paying"),
             ],
             outbox=[
-                WebhookRow("evt_1", "visitors", PAID, 3, "order.paid", "delivered", 1),
-                WebhookRow("evt_2", "visitors", PAID, 4, "payment.duplicate", "delivered", 2),
-                WebhookRow("evt_3", "visitors", CLOSED, 2, "order.closed", "delivered", 1),
+                WebhookRow("evt_1", "visitors", PAID, 3, "order.paid", "delivered", 1, 99.0),
+                WebhookRow("evt_2", "visitors", PAID, 4, "payment.duplicate", "delivered", 2, 99.0),
+                WebhookRow("evt_3", "visitors", CLOSED, 2, "order.closed", "delivered", 1, 99.0),
             ],
             cases=[CaseRow(PAID, 4, "unclosed_attempt", resolved=True)],
         ),
@@ -196,6 +196,10 @@ BROKEN: list[tuple[str, Seen]] = [
     ("L2", tables(outbox=changed(GOOD.outbox, 1, state="dead"))),
     ("L3", tables(refunds=changed(GOOD.refunds, 0, state="unknown"))),
     ("L3", tables(refunds=changed(GOOD.refunds, 1, state="failed"))),
+    *(
+        ("L3 cases", tables(cases=[CaseRow(PAID, 4, reason, resolved=False)]))
+        for reason in ("unknown_outcome", "unclosed_attempt", "refund_unknown")
+    ),
     ("L4", tables(orders=changed(GOOD.orders, 2, expires_in_s=-21.0))),
     ("L4", tables(orders=changed(GOOD.orders, 2, state="exception", expires_in_s=-21.0))),
     ("L4 timers", tables(orders=changed(GOOD.orders, 2, next_check_in_s=None))),
@@ -234,6 +238,11 @@ def test_money_that_is_held_with_a_case_is_an_end_and_its_order_waits_for_people
     )
     world = msgspec.structs.replace(world, channel=[*world.channel, paid_there("tx4")])
     assert violations(world) == []
+
+
+def test_a_webhook_that_came_to_be_just_now_may_be_on_its_way() -> None:
+    assert violations(tables(outbox=changed(GOOD.outbox, 1, state="owed", age_s=1.0))) == []
+    assert violations(tables(outbox=changed(GOOD.outbox, 1, state="dead", age_s=1.0))) != []
 
 
 def test_one_refusal_among_other_answers_says_nothing_about_the_number() -> None:

@@ -76,7 +76,6 @@ def test_the_races_name_tests_that_there_are() -> None:
     assert missing(races) == []
 
 
-@pytest.mark.skipif(not (ROOT / "bench/chaos").is_dir(), reason="./run chaos is not part of this tree yet")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_fault_of_chaos_that_a_page_names_is_dealt(page: Path) -> None:
     dealt = set(re.findall(r'Kind\("(\w+)"', text_of(ROOT / "bench/chaos/timeline.py")))

@@ -20,6 +20,7 @@ from actors.events import (
     Due,
     Event,
     OutcomeUnknown,
+    RefundNotFound,
     RefundOutcomeUnknown,
     RefundReported,
     RefundRequested,
@@ -181,8 +182,9 @@ def test_the_app_closes_while_the_payer_pays() -> None:
     assert unclear is CLOSING
     assert unclear.next_check_at_ms is not None
     assert decide(unclear, Due(unclear.next_check_at_ms)).effects == (Query(1),)
-    years = Due(unclear.next_check_at_ms + YEAR_MS)
-    assert decide(unclear, years).order.state is not OrderState.CLOSED, "our own clock closes nothing"
+    while unclear.state is OrderState.CLOSING:
+        unclear = decide(unclear, Due(unclear.next_check_at_ms or 0)).order
+    assert (unclear.state, unclear.reason) == (OrderState.EXCEPTION, Reason.UNKNOWN_OUTCOME), "our clock closes nothing"
 
 
 @pytest.mark.parametrize(
@@ -240,9 +242,9 @@ def test_a_payment_is_asked_for_again_after_silence() -> None:
     assert decide(ended, pay(AT_MS + 9)).effects == (Submit(2),)
 
 
-@pytest.mark.parametrize("order", [PAID, CLOSED, IN_EXCEPTION])
+@pytest.mark.parametrize("order", [PAID, CLOSED, IN_EXCEPTION, SWITCHED])
 def test_what_the_payer_is_to_be_shown_comes_after_the_payment(order: Order) -> None:
-    """The channel's answer to the submission was slower than the payer: it is let drop."""
+    """The channel's answer to the submission was slower than the payer, or than a close: it is let drop."""
     decision = decide(order, SubmitAccepted(AT_MS, 1, CREDENTIAL))
     assert (decision.order, decision.effects) == (order, ())
     won, late = at_two_gateways(SUBMITTING, paid_event(AT_MS), SubmitAccepted(AT_MS, 1, CREDENTIAL))
@@ -264,6 +266,9 @@ def test_a_refund_is_asked_for_twice() -> None:
     assert decide(silent, RefundRequested(AT_MS + 6, "B1", 60)).order is silent
     assert decide(silent, SyncRequested(AT_MS + 6)).effects == (QueryRefund(refund.refund_id),)
     assert decide(silent, RefundRequested(AT_MS + 6, "B2", 41)).reply is Reply.REFUND_EXCEEDS_PAID, "it may have moved"
+    unheard_of = decide(silent, RefundNotFound(AT_MS + 7, refund.refund_id))
+    assert unheard_of.effects == (SubmitRefund(refund.refund_id),)
+    assert [(back.refund_id, back.submits) for back in unheard_of.order.refunds] == [(refund.refund_id, 2)]
 
 
 def test_a_refund_and_a_second_payment() -> None:

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from actors.deadlines import STEP_MAX
 from actors.effects import QueryRefund, SubmitRefund
 from actors.events import (
     Event,
@@ -263,6 +264,14 @@ def test_an_abnormal_refund_waits_for_people_and_is_still_asked_after() -> None:
     assert Reason.REFUND_ABNORMAL in mended.settles.reasons
 
 
+def test_what_succeeded_and_is_abnormal_after_all_is_asked_after_again() -> None:
+    succeeded = told(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED))
+    decision = decide(succeeded, word(REFUNDING, RefundWord.ABNORMAL))
+    assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
+    assert only(decision.order).next_check_at_ms is not None
+    assert only(decision.order).succeeded_at_ms is None
+
+
 def test_another_amount_than_ours_is_for_people() -> None:
     decision = decide(REFUNDING, word(REFUNDING, RefundWord.SUCCEEDED, amount=39))
     assert (only(decision.order).state, decision.case) == (RefundState.ABNORMAL, Reason.REFUND_ABNORMAL)
@@ -294,6 +303,55 @@ def test_an_open_refund_is_asked_after_for_ever_and_nobody_gives_up() -> None:
         order = decision.order
         cases += [decision.case] if decision.case else []
     assert (only(order).state, cases) == (UNKNOWN, [Reason.REFUND_UNKNOWN]), "people hear of it once"
+
+
+def long_silent(order: Order, refund_id: str) -> Order:
+    """Asked after until people were told that nobody knows."""
+    order = told(order, RefundOutcomeUnknown(AT_MS + 100, refund_id, "silence"))
+    for _ in SCHEDULE.refund_ms:
+        refund = order.refund(refund_id)
+        assert refund is not None
+        decision = decide(order, RefundsDue(refund.next_check_at_ms or 0))
+        order = decision.order
+    assert decision.case is Reason.REFUND_UNKNOWN
+    return order
+
+
+@pytest.mark.parametrize(
+    ("said", "resolution"),
+    [(RefundWord.SUCCEEDED, "refunded"), (RefundWord.PROCESSING, "processing"), (RefundWord.FAILED, "failed")],
+)
+def test_the_case_of_a_refund_nobody_knew_of_ends_when_its_channel_speaks(said: RefundWord, resolution: str) -> None:
+    silent = long_silent(REFUNDING, only(REFUNDING).refund_id)
+    assert decide(silent, word(silent, said)).settles == Settlement((Reason.REFUND_UNKNOWN,), resolution)
+    assert decide(REFUNDING, word(REFUNDING, said)).settles is None, "people were told nothing"
+
+
+def test_that_case_stays_open_while_nobody_knows_of_another_refund() -> None:
+    silent = long_silent(REFUNDING, only(REFUNDING).refund_id)
+    both = told(silent, RefundRequested(AT_MS, "B2", 10))
+    second = both.refunds[1]
+    both = told(both, RefundOutcomeUnknown(AT_MS, second.refund_id, "silence"))
+    assert decide(both, word(silent, RefundWord.SUCCEEDED)).settles is None
+
+
+def test_that_too_much_went_back_stays_a_case_whatever_is_heard_of_other_refunds() -> None:
+    failed = told(REFUNDING, word(REFUNDING, RefundWord.FAILED))
+    overpaid = told(failed, RefundRequested(AT_MS, "B2", 100), word(failed, RefundWord.SUCCEEDED))
+    second = overpaid.refunds[1]
+    silent = long_silent(overpaid, second.refund_id)
+    said = msgspec.structs.replace(word(REFUNDING, RefundWord.SUCCEEDED), refund_id=second.refund_id)
+    assert decide(silent, said).settles is None
+
+
+def test_what_waits_for_people_for_years_is_counted_no_further_than_the_database_can() -> None:
+    waiting = told(REFUNDING, word(REFUNDING, RefundWord.ABNORMAL))
+    old = msgspec.structs.replace(only(waiting), step=STEP_MAX, submits=STEP_MAX)
+    waiting = msgspec.structs.replace(waiting, refunds=(old,))
+    asked = told(waiting, RefundsDue(old.next_check_at_ms or 0))
+    assert (only(asked).step, asked.version) == (STEP_MAX, waiting.version + 1)
+    lost = msgspec.structs.replace(waiting, refunds=(msgspec.structs.replace(old, state=UNKNOWN, failure_code=None),))
+    assert only(told(lost, RefundNotFound(AT_MS, old.refund_id))).submits == STEP_MAX
 
 
 def test_a_claim_of_an_older_version_is_stale() -> None:

@@ -42,6 +42,7 @@ from actors.events import (
 )
 from actors.order import (
     GIVEN_UP,
+    AttemptState,
     Decision,
     LatePolicy,
     Order,
@@ -141,6 +142,10 @@ class Life(RuleBasedStateMachine):
         assert order is before or order.version == before.version + 1, "S10"
         assert order.state is before.state or order.state in LEADS_TO[before.state], "S10"
         assert order is not before or (decision.announce is None and decision.case is None)
+        for old, new in zip(before.attempts, order.attempts, strict=False):
+            assert old.live or new.state in (old.state, AttemptState.SUCCEEDED), "S10: what has ended stays ended"
+        if not (self.lied or isinstance(event, CaseResolved)):
+            self._look_at_what_ended(before, order)
         if decision.settles is not None:
             self._settle(decision.settles)
         if decision.case is not None:
@@ -151,6 +156,14 @@ class Life(RuleBasedStateMachine):
                 self.held[attempt.number].append(attempt.credential)
         self.under_way += [Request(effect, order, self.now_ms) for effect in decision.effects]
         return decision
+
+    def _look_at_what_ended(self, before: Order, order: Order) -> None:
+        """An attempt ends by its channel's word: closed there, or unknown there and nothing of it can be opened."""
+        for attempt in order.attempts:
+            if attempt.state is AttemptState.CLOSED and before.attempts[attempt.number - 1].state is not attempt.state:
+                trade = self.ledger.trades.get(attempt.number)
+                assert trade is None or trade.closed or not trade.known
+                assert attempt.number not in self.payable
 
     def _settle(self, settles: Settlement) -> None:
         for version, reason in list(self.cases.items()):

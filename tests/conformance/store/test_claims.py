@@ -41,7 +41,10 @@ async def due(committer: GroupCommit, *late_s: float) -> list[Order]:
 
 
 async def claimed(store: Store, grace_s: float = 0.0, limit: int = 10, lease_s: float = 30.0) -> list[tuple[Any, ...]]:
-    return sorted(tuple(row) for row in await store.pool.fetch(query("claim_due"), grace_s, limit, lease_s))
+    """What was claimed, each by its id and version. The moment that it was claimed at is the store's, and now."""
+    rows = await store.pool.fetch(query("claim_due"), grace_s, limit, lease_s)
+    assert all(abs(row["at_ms"] - time.time() * 1000) < 5000 for row in rows)
+    return sorted((row["order_id"], row["version"]) for row in rows)
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
