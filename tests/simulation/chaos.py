@@ -76,7 +76,7 @@ def draw_swarm(seed: int) -> Swarm:
         channels=channels,
         orders=chance.choice((6, 8, 10, 12)),
         begin_within_s=begin_within_s,
-        chaos_s=begin_within_s + chance.choice((10.0, 30.0, 50.0)),
+        chaos_s=begin_within_s + chance.choice((15.0, 40.0, 70.0)),
         network=_draw_network(chance, kinds),
         database=_draw_database(chance, kinds),
         redis=_draw_redis(chance, kinds),
