@@ -88,7 +88,7 @@ def draw_swarm(seed: int) -> Swarm:
             backlog_rows_max=chance.choice((4, 40)) if tiny else 8192,
         ),
         sweep=Sweep(
-            every_s=chance.choice((2.0, 6.0)),
+            every_s=chance.choice((3.0, 6.0)),
             grace_s=chance.choice((0.0, 2.0)),
             page_rows=1 if tiny else 200,
             lease_s=chance.choice((3.0, 10.0)),

@@ -16,7 +16,7 @@ from tests.simulation.shop import Client
 METHODS: Final = {"wechatpay": "native", "alipay": "qr", "unionpay": "qr"}
 GIVE_UP_AFTER_S: Final = 60.0
 SHARED: Final = "refund-of-many"
-LONG_S: Final = 400
+LONG_S: Final = 250
 WATCHED_S: Final = 60.0  # shorter than the gateways' watch after closing
 
 
