@@ -187,10 +187,10 @@ class Nemesis:
             "pause": (self._pause, 12.0),
             "stop": (self._stop, 8.0),
             "sessions": (self._kill_sessions, 5.0),
-            "read only": (self._read_only, 12.0),
-            "database down": (self._database_down, 15.0),
+            "read only": (self._read_only, 8.0),
+            "database down": (self._database_down, 10.0),
             "redis": (self._redis_down, 15.0),
-            "channel down": (self._channel_down, 12.0),
+            "channel down": (self._channel_down, 8.0),
             "endpoint down": (self._endpoint_down, 10.0),
             "endpoint slow": (self._endpoint_slow, 15.0),
         }

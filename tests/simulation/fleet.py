@@ -39,7 +39,7 @@ from tests.simulation.platforms import Platforms, SimulatedTransport
 PUBLIC_URL: Final = "https://pay.test"
 MASTER_KEY: Final = base64.b64encode(bytes(range(32))).decode()
 RESTART_AGAIN_S: Final = 1.0
-STOP_WITHIN_S: Final = 20.0
+STOP_WITHIN_S: Final = 8.0
 CLAIM_EVERY_S: Final = 4.0  # of webhooks: looking in vain every second is a quarter of a run's cost
 LOOK_EVERY_S: Final = 10.0  # for parked notifications, changed endpoints, channels that are back
 WATCH_LOOP_EVERY_S: Final = 60.0  # the figure of a lag that does not exist here
