@@ -36,6 +36,8 @@ replace = msgspec.structs.replace
 
 def case_resolved(order: Order, event: CaseResolved, schedule: Schedule) -> Decision:
     """Carry out what people decided; a refusal if this case does not allow it."""
+    if event.seen is not None and event.seen != order.version:
+        return Decision(order, Reply.CASE_STALE)
     decision = _ACTIONS[event.action](order, event, schedule)
     if decision is None:
         return Decision(order, Reply.CASE_ACTION_IMPOSSIBLE)
@@ -95,8 +97,8 @@ def _refund(order: Order, event: CaseResolved, schedule: Schedule) -> Decision |
 
 def _close(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
     """People say that nothing is to be done here. What they are sure of ends; it is watched all the same."""
-    if order.state is not OrderState.EXCEPTION:
-        return Decision(order.advanced())
+    if order.state is not OrderState.EXCEPTION or order.reason != event.reason:
+        return Decision(order.advanced())  # the order is where another case, or nobody, has it
     live = order.live_attempt
     if live is None:
         return _ended(order, event.at_ms, schedule, [])

@@ -43,16 +43,17 @@ def payment_reported(order: Order, event: PaymentReported, schedule: Schedule) -
         return _hold(order, event, difference, Announcement.ORDER_EXCEPTION, schedule)
     if order.state is PAID:
         return _give_back(order, event, RefundCause.EXCESS, schedule)
-    if order.state is CLOSED and order.content.late_payment is LatePolicy.REFUND:
+    policy = _late_policy(order)
+    if policy is LatePolicy.REFUND:
         return _give_back(order, event, RefundCause.LATE, schedule)
-    if _held_when_late(order):
+    if policy is LatePolicy.HOLD:
         return _hold(order, event, Reason.LATE_PAYMENT, Announcement.ORDER_LATE_PAYMENT, schedule)
     return _credit(order, event, schedule)
 
 
-def _held_when_late(order: Order) -> bool:
-    late = order.state is CLOSED or (order.state is EXCEPTION and order.reason is Reason.LATE_PAYMENT)
-    return late and order.content.late_payment is LatePolicy.HOLD
+def _late_policy(order: Order) -> LatePolicy:
+    """What the app wants of money for an order that it was told is closed, wherever the order went since."""
+    return LatePolicy.ACCEPT if order.closed_at_ms is None else order.content.late_payment
 
 
 def _difference(order: Order, event: PaymentReported) -> Reason | None:
@@ -111,12 +112,20 @@ def _give_back(order: Order, event: PaymentReported, cause: RefundCause, schedul
     """Money beyond the credit, or too late for an order whose app wants none: its refund is in the same commit."""
     payment = _payment(event, PaymentKind.EXCESS)
     after = order.advanced(attempts=_settled(order, event.number), payments=(*order.payments, payment))
-    if not any(attempt.live or attempt.state is AttemptState.CLOSED for attempt in after.attempts):
+    if order.state is EXCEPTION and order.reason is Reason.UNKNOWN_OUTCOME:  # now it is known: it was closed
+        after = replace(after, state=CLOSED, reason=None)
+    live = any(attempt.live for attempt in after.attempts)
+    if not live and not any(attempt.state is AttemptState.CLOSED for attempt in after.attempts):
         after = replace(after, next_check_at_ms=None)
     announce = Announcement.PAYMENT_DUPLICATE if cause is RefundCause.EXCESS else Announcement.ORDER_LATE_PAYMENT
     refund = refunding.give_back(order, payment, cause, event.at_ms, schedule)
-    effects: tuple[Effect, ...] = (SubmitRefund(refund.refund_id),)
-    return Decision(refunding.with_refund(after, refund), effects=effects, announce=announce, about=refund.refund_id)
+    return Decision(
+        refunding.with_refund(after, refund),
+        effects=(SubmitRefund(refund.refund_id),),
+        announce=announce,
+        about=refund.refund_id,
+        settles=None if live else Settlement(UNCLEAR, "refunded"),
+    )
 
 
 def _hold(order: Order, event: PaymentReported, reason: Reason, announce: Announcement, schedule: Schedule) -> Decision:
@@ -128,7 +137,8 @@ def _hold(order: Order, event: PaymentReported, reason: Reason, announce: Announ
     if order.state is not PAID:
         check_ms = deadlines.exception_check(schedule, 0, event.at_ms)
         after = replace(after, state=EXCEPTION, reason=reason, step=0, next_check_at_ms=check_ms)
-    return Decision(after, announce=announce, case=reason)
+    known = mine and order.state is EXCEPTION and order.reason is Reason.UNKNOWN_OUTCOME
+    return Decision(after, announce=announce, case=reason, settles=Settlement(UNCLEAR, "held") if known else None)
 
 
 def _settled(order: Order, number: int) -> tuple[Attempt, ...]:

@@ -249,7 +249,10 @@ class RefundsDue(msgspec.Struct, frozen=True):
 
 
 class CaseResolved(msgspec.Struct, frozen=True):
-    """People settle the case that was opened with `version`, for `reason`. `by` is who, `note` is why."""
+    """People settle the case that was opened with `version`, for `reason`. `by` is who, `note` is why.
+
+    `seen` is the order's version at which the case was found open: two who decide about it at once can not both win.
+    """
 
     at_ms: int
     version: int
@@ -257,6 +260,7 @@ class CaseResolved(msgspec.Struct, frozen=True):
     action: CaseAction
     by: str
     note: str
+    seen: int | None = None
 
 
 Event: TypeAlias = (

@@ -450,7 +450,7 @@ TRANSITIONS: dict[type[Event], dict[OrderState, Rule]] = {
         CLOSING: _rule(payment_reported, PAID, EXCEPTION),
         PAID: _rule(payment_reported),
         CLOSED: _rule(payment_reported, PAID, EXCEPTION),
-        EXCEPTION: _rule(payment_reported, PAID),
+        EXCEPTION: _rule(payment_reported, PAID, CLOSED),
     },
     ReportedNotPaid: {
         **_ignored(CREATED),

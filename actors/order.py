@@ -97,6 +97,7 @@ class Reason(StrEnum):
     REFUND_ABNORMAL = "refund_abnormal"
     REFUND_UNKNOWN = "refund_unknown"
     REFUND_REVERSED = "refund_reversed"
+    REFUND_BEYOND_PAID = "refund_beyond_paid"  # money went back twice: no later refund settles that
     ORPHAN_NOTIFICATION = "orphan_notification"  # opened while nobody knew the order, which may turn up after all
 
 
@@ -297,6 +298,7 @@ class Reply(StrEnum):
     REFUND_EXCEEDS_PAID = "refund_exceeds_paid"
     REFUNDS_EXHAUSTED = "refunds_exhausted"
     CASE_ACTION_IMPOSSIBLE = "case_action_impossible"
+    CASE_STALE = "case_stale"
 
 
 class Announcement(StrEnum):

@@ -145,7 +145,7 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported, schedule: Sc
         return Decision(order)
     if refund.state in GIVEN_UP and not _room_for(order, refund):
         # It moved after all, and its money was given away again meanwhile: more went back than was ever paid.
-        return _case_once(order, refund, Reason.REFUND_UNKNOWN, OVERPAID)
+        return _case_once(order, refund, Reason.REFUND_BEYOND_PAID, OVERPAID)
     after = replace(
         refund,
         state=SUCCEEDED,
@@ -166,7 +166,7 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported, schedule: Sc
 def _known_again(after: Order, refund: Refund, schedule: Schedule, resolution: str) -> Settlement | None:
     """Nobody knew of it for so long that people were told, and now its channel has spoken. `refund` is as it was."""
     asked = refund.state in (SUBMITTING, UNKNOWN) and refund.step >= len(schedule.refund_ms)
-    if not asked or troubled(after) or any(other.failure_message == OVERPAID for other in after.refunds):
+    if not asked or troubled(after):
         return None
     return Settlement((Reason.REFUND_UNKNOWN,), resolution)
 
@@ -329,10 +329,13 @@ def send_again(
 ) -> tuple[Order, tuple[Effect, ...]]:
     """These refunds, from the first rung: under their numbers, unless those have come to their end at the channel.
 
+    Of several that failed to give back the same payment one is sent: under a number that is still good, else the newest.
     The order's version moves by one.
     """
     version, sent = order.version + 1, list[Effect]()
-    for refund in refunds:
+    for refund in sorted(reversed(refunds), key=_spent):
+        if not _troubled(order, refund):
+            continue  # another refund of the same money was sent again a moment ago
         anew = _anew(order, refund, at_ms, schedule) if _spent(refund) else None
         order = (
             _sent_again(order, replace(refund, step=0), at_ms, schedule) if anew is None else with_refund(order, anew)

@@ -62,6 +62,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the figures as one line of JSON, last on stdout")
     parser.add_argument("--seconds", type=_seconds, default=2.0, help="how long one measurement lasts (default 2)")
     parser.add_argument("--connections", type=_connections, default=64, help="of the load (default 64)")
+    parser.add_argument(
+        "--orders", type=_orders, default=100_000, help="open ones that `restart` finds (default 100,000)"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:
@@ -77,6 +80,10 @@ def _connections(text: str) -> int:
     return int(_within(int(text), 1, 1000))
 
 
+def _orders(text: str) -> int:
+    return int(_within(int(text), 1000, 5_000_000))
+
+
 def _within(number: float, least: float, most: float) -> float:
     if not least <= number <= most:
         raise argparse.ArgumentTypeError(f"{number} is not between {least} and {most}")
@@ -89,7 +96,7 @@ def _measure(name: str, options: argparse.Namespace, console: Console) -> Findin
     directory.mkdir(parents=True)
     console.print(f"{name} ...", end=" ")
     since = time.monotonic()
-    setting = Setting(directory=directory, seconds=options.seconds, connections=options.connections)
+    setting = Setting(directory, options.seconds, options.connections, options.orders)
     try:
         found = SCENARIOS[name](setting)
     except KeyboardInterrupt:

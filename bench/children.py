@@ -5,6 +5,7 @@ a child which prints more than a pipe holds never blocks.
 """
 
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -47,6 +48,11 @@ class Child:
     def pid(self) -> int:
         """For /proc."""
         return self._process.pid
+
+    def rss_mib(self) -> float:
+        """What it holds in memory now, by /proc."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize() / 2**20
 
     def address(self) -> tuple[str, int]:
         """Where it serves, as soon as it says so.

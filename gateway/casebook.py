@@ -2,11 +2,12 @@
 
 import msgspec
 
+from actors.actor import Answer
 from actors.errors import ActorError
 from actors.events import CaseAction
 from actors.order import Reply
 from gateway.api.bodies import ResolveCase
-from gateway.api.cases import case_view, decision, why_not
+from gateway.api.cases import DECIDE_TRIES, case_view, decision, why_not
 from gateway.config import Config
 from gateway.desk import Desk, desk
 from gateway.representation import rfc3339
@@ -47,25 +48,47 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
     Raises:
         CaseRefused: it was resolved before, this can not be done, or it is not said who decides and why.
     """
-    try:
-        msgspec.convert({"action": action, "by": by, "note": note}, ResolveCase)
-    except msgspec.ValidationError as error:
-        raise CaseRefused(f"{case_id}: {error}") from None
+    _check(action, by, note)
     async with desk(config) as at:
         case = await _case(at, case_id)
         if case.resolved_at_ms is not None:
             raise CaseRefused(f"{case_id} is resolved: {case.resolution} by {case.resolved_by}")
         if case.app_id is None:
             return await _orphan_closed(at, case, action, by, note)
-        try:
-            answer = await at.registry.ask(
-                case.order_id, decision(case, at.clock.now_ms(), CaseAction(action), by, note)
-            )
-        except ActorError as error:
-            raise CaseRefused(f"{case_id}: {type(error).__name__}: {error}") from None
+        answer = await _decided(at, case, CaseAction(action), by, note)
         if answer.reply is not Reply.DONE and answer.reply is not Reply.WAIT:
             raise CaseRefused(f"{case_id}: {action} can not be done; {why_not(answer, case)}")
         return f"{case_id}: {action}; the order is {answer.order.state}"
+
+
+def _check(action: str, by: str, note: str) -> None:
+    """What HTTP asks of a decision is asked here: it is kept with the case."""
+    try:
+        msgspec.convert({"action": action, "by": by, "note": note}, ResolveCase)
+    except msgspec.ValidationError as error:
+        raise CaseRefused(str(error)) from None
+    if not (by + note).isprintable():
+        raise CaseRefused("no control characters in --by and --note")
+
+
+async def _decided(at: Desk, case: Case, action: CaseAction, by: str, note: str) -> Answer:
+    """As over HTTP: the case is read after its order, so that two who decide at once can not both win."""
+    try:
+        order = await at.journal.load(case.order_id)
+        for _ in range(DECIDE_TRIES):
+            case = await _case(at, case.case_id)
+            if case.resolved_at_ms is not None:
+                raise CaseRefused(f"{case.case_id} is resolved: {case.resolution} by {case.resolved_by}")
+            seen = 0 if order is None else order.version
+            answer = await at.registry.ask(
+                case.order_id, decision(case, at.clock.now_ms(), action, by, note, seen), seen=seen
+            )
+            order = answer.order
+            if answer.reply is not Reply.CASE_STALE:
+                break
+    except ActorError as error:
+        raise CaseRefused(f"{case.case_id}: {type(error).__name__}: {error}") from None
+    return answer
 
 
 async def _orphan_closed(at: Desk, case: Case, action: str, by: str, note: str) -> str:

@@ -16,11 +16,12 @@ class BenchError(Exception):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """`directory` is the scenario's own and new; `seconds` is how long one measurement lasts."""
+    """`directory` is the scenario's own and new; `seconds` is how long a measurement lasts; `orders` are in Postgres."""
 
     directory: Path
     seconds: float
     connections: int
+    orders: int
 
 
 class Row(msgspec.Struct, frozen=True):

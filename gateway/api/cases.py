@@ -17,6 +17,7 @@ from gateway.representation import OrderView, order_view, rfc3339
 from gateway.storage.cases import Case, Cases, parsed
 
 PAGE_ROWS_MAX = 100
+DECIDE_TRIES = 5  # an order may move while people decide; it rarely does twice
 
 _read_resolve = Reader(ResolveCase)
 _encode = msgspec.json.Encoder().encode
@@ -85,10 +86,16 @@ class CasesApi:
         """Do something about it, and give the case as it is then."""
         case, order = await self._of(request)
         body = await read(request, _read_resolve)
-        if case.resolved_at_ms is not None:
-            raise Problem("case_resolved", f"{case.resolution} by {case.resolved_by}", order_id=order.order_id)
-        event = decision(case, self._clock.now_ms(), CaseAction(body.action), body.by, body.note)
-        answer = await self._orders.tell(order, event)
+        for _ in range(DECIDE_TRIES):
+            # Read after the order: whoever settles it from here on moves the order on, and is found by that.
+            case = await self._cases.one(case.order_id, case.version) or case
+            if case.resolved_at_ms is not None:
+                raise Problem("case_resolved", f"{case.resolution} by {case.resolved_by}", order_id=order.order_id)
+            event = decision(case, self._clock.now_ms(), CaseAction(body.action), body.by, body.note, order.version)
+            answer = await self._orders.tell(order, event)
+            order = answer.order
+            if answer.reply is not Reply.CASE_STALE:
+                break
         refuse(answer, why_not(answer, case))
         resolved = await self._cases.one(case.order_id, case.version) or case
         return json_response(_encode(case_view(resolved, answer.order)))
@@ -105,9 +112,9 @@ class CasesApi:
         return case, order
 
 
-def decision(case: Case, at_ms: int, action: CaseAction, by: str, note: str) -> CaseResolved:
-    """What people decided about a case, as the event its order is told."""
-    return CaseResolved(at_ms, case.version, case.reason, action, by, note)
+def decision(case: Case, at_ms: int, action: CaseAction, by: str, note: str, seen: int) -> CaseResolved:
+    """What people decided about a case that was open when its order was at version `seen`, as an event."""
+    return CaseResolved(at_ms, case.version, case.reason, action, by, note, seen)
 
 
 def why_not(answer: Answer, case: Case) -> str:

@@ -52,6 +52,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "refunds_exhausted": Kind(409, "The order was refunded too often"),
     "case_resolved": Kind(409, "The case is resolved already"),
     "case_action_impossible": Kind(409, "This can not be done about this case"),
+    "case_stale": Kind(409, "The order moves while you decide; nothing was done", retryable=True),
     "body_too_large": Kind(413, "The body is too large"),
     "content_type_unsupported": Kind(415, "The body must be application/json, not encoded"),
     "payment_refused": Kind(422, "The channel refused the payment"),

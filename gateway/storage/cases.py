@@ -1,6 +1,7 @@
 """Cases: what people must look at. Opened and settled by the group commit together with the order; read here."""
 
 import asyncio
+import re
 from typing import Any
 
 import asyncpg
@@ -12,6 +13,7 @@ from gateway.metrics import Metrics
 from gateway.storage.queries import query
 
 COUNT_EVERY_S = 15.0
+_CASE_ID = re.compile(r"([0-9A-Z]{26})-([0-9]{1,9})\Z", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +40,8 @@ class Case(msgspec.Struct, frozen=True):
 
 def parsed(case_id: str) -> tuple[str, int] | None:
     """The order's id and the version in a case's id; None if it is none."""
-    order_id, dash, version = case_id.partition("-")
-    return (
-        (order_id, int(version)) if dash and version.isascii() and version.isdecimal() and len(version) < 10 else None
-    )
+    named = _CASE_ID.match(case_id)
+    return None if named is None else (named[1], int(named[2]))
 
 
 class Cases:

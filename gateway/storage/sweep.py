@@ -88,10 +88,10 @@ class Sweep:
         forgotten_at = 0.0
         while True:
             try:
-                while await self.sweep() == self._settings.page_rows:
-                    pass
-                while await self.sweep_refunds() == self._settings.page_rows:
-                    pass
+                page, more = self._settings.page_rows, True
+                while more:  # in turns: neither waits for the whole backlog of the other
+                    orders, refunds = await self.sweep(), await self.sweep_refunds()
+                    more = page in (orders, refunds)
                 now = asyncio.get_running_loop().time()
                 if now - forgotten_at > FORGET_EVERY_S:
                     forgotten_at = now

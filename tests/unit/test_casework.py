@@ -136,11 +136,32 @@ def test_a_refund_that_failed_at_its_channel_is_begun_anew(word: RefundWord) -> 
     assert (CaseAction.RETRY in possible) == (word is RefundWord.FAILED)
 
 
+def test_of_several_refunds_that_failed_for_the_same_money_one_is_begun_anew() -> None:
+    twice = resolve(UNPAYABLE, CaseAction.RETRY).order
+    failed = RefundReported(AT_MS, twice.refunds[1].refund_id, Source.QUERY, "wechatpay", "m/a", RefundWord.FAILED)
+    decision = resolve(told(twice, failed), CaseAction.RETRY)
+    assert [refund.state for refund in decision.order.refunds] == [
+        *(RefundState.FAILED, RefundState.FAILED, RefundState.SUBMITTING)
+    ]
+    assert decision.effects == (SubmitRefund(decision.order.refunds[2].refund_id),)
+
+
 def test_money_too_much_of_before_it_was_given_back_by_itself_can_be_given_back() -> None:
     excess = msgspec.structs.replace(told(PAID, paid_event(AT_MS - 9, transaction="T2")), refunds=())
     assert set(casework.possible(excess, Reason.EXCESS_PAYMENT)) >= {"refund", "close"}
     (refund,) = resolve(excess, CaseAction.REFUND, Reason.EXCESS_PAYMENT).order.refunds
     assert (refund.transaction, refund.cause) == ("T2", RefundCause.PEOPLE)
+
+
+def test_money_that_two_refunds_failed_to_give_back_goes_back_once() -> None:
+    """The first failed at its channel, the fresh one was refused: both are troubled, and about the same payment."""
+    again = resolve(UNPAYABLE, CaseAction.RETRY).order
+    refused = told(again, RefundRefused(AT_MS + 5, again.refunds[1].refund_id, "NOT_ENOUGH", "no balance"))
+    assert [refund.state for refund in refused.refunds] == [RefundState.FAILED, RefundState.FAILED]
+    decision = resolve(refused, CaseAction.RETRY)
+    assert decision.effects == (SubmitRefund(again.refunds[1].refund_id),), "under the number that may be used still"
+    excess = decision.order.payments[1]
+    assert decision.order.refunding(excess) == excess.amount
 
 
 def test_what_is_left_at_that_moves_a_version_and_nothing_else() -> None:

@@ -211,6 +211,10 @@ SAMPLES = [
     told(PENDING, ReportedClosed(BORN_MS + 70, 1)),
     told(PENDING, paid_event(amount=99)),
     msgspec.structs.replace(CLOSED, content=msgspec.structs.replace(CONTENT, late_payment=LatePolicy.HOLD)),
+    told(
+        msgspec.structs.replace(CLOSED, content=msgspec.structs.replace(CONTENT, late_payment=LatePolicy.REFUND)),
+        ReportedDebited(BORN_MS + 90, 1, "42"),
+    ),
     msgspec.structs.replace(CLOSING, state=OrderState.EXCEPTION, reason=Reason.UNKNOWN_OUTCOME),
     msgspec.structs.replace(CLOSING, step=len(SCHEDULE.closing_ms) - 1),
     told(UNKNOWN, CloseRequested(BORN_MS + 60)),

@@ -51,7 +51,9 @@ def test_the_answer_says_in_its_headers_what_http_wants_there(code: str) -> None
 
 def test_what_may_succeed_later_is_said_to_be_retryable_and_nothing_else() -> None:
     retryable = {code for code, kind in PROBLEMS.items() if kind.retryable}
-    assert retryable == {*("request_timeout", "payment_in_progress", "overloaded", "unavailable", "outcome_unknown")}
+    assert retryable == {
+        *("request_timeout", "payment_in_progress", "case_stale", "overloaded", "unavailable", "outcome_unknown")
+    }
 
 
 def test_every_kind_is_used_and_every_use_is_a_kind() -> None:

@@ -39,6 +39,7 @@ from actors.events import (
 from actors.lifecycle import TRANSITIONS
 from actors.order import (
     Announcement,
+    AttemptState,
     Decision,
     LatePolicy,
     Order,
@@ -140,8 +141,8 @@ def test_the_payer_pays_twice(order: Order, other: dict[str, object]) -> None:
         assert (refund.transaction, refund.amount, refund.cause) == (second.transaction, 100, RefundCause.EXCESS)
         assert SubmitRefund(refund.refund_id) in lost.effects
         assert (lost.announce, lost.order.state) == (Announcement.PAYMENT_DUPLICATE, OrderState.PAID)
-        elsewhere = told(order, paid_event(AT_MS, transaction="T9"), second)
-        assert elsewhere.refunds[-1].refund_id == refund.refund_id, "whatever it is excess to"
+        elsewhere = told(order, paid_event(AT_MS, transaction="T9"), msgspec.structs.replace(second, at_ms=AT_MS + 77))
+        assert elsewhere.refunds[-1].refund_id == refund.refund_id, "whatever it is excess to, and whenever"
 
 
 def test_another_way_to_pay_while_the_first_is_open() -> None:
@@ -160,6 +161,10 @@ def test_another_way_to_pay_while_the_first_is_open() -> None:
     assert (decide(kept, tried).reply, decide(kept, tried).effects) == (Reply.PAYMENT_IN_PROGRESS, ())
     second = decide(told(closing.order, ReportedClosed(AT_MS + 5, 1)), tried)
     assert second.effects == (Submit(2),)
+    first_after_all = decide(second.order, paid_event(AT_MS + 9))
+    assert (first_after_all.order.state, first_after_all.effects) == (OrderState.PAID, (Close(2),))
+    assert first_after_all.order.attempts[1].state is AttemptState.CLOSING
+    assert first_after_all.order.next_check_at_ms is not None
     assert kinds(told(second.order, paid_event(AT_MS, number=2, transaction="T2", **ALIPAY), paid_event(AT_MS))) == [
         PaymentKind.CREDIT,
         PaymentKind.EXCESS,
@@ -204,6 +209,7 @@ def test_paid_after_it_expired_here(policy: LatePolicy, state: OrderState, kind:
     assert (told(expired, too_late).state, told(expired, too_late).late) == (OrderState.PAID, True)
     assert (told(expired, in_time).state, told(expired, in_time).late) == (OrderState.PAID, False)
     closed = told(expired, ReportedClosed(EXPIRES_MS + 500, 1))
+    assert closed.next_check_at_ms is not None, "watched for just that"
     after = told(closed, too_late)
     assert (after.state, kinds(after), len(after.refunds)) == (state, [kind], refunds)
     assert after.late is (state is OrderState.PAID)

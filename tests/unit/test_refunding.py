@@ -212,7 +212,7 @@ def test_a_late_success_of_a_failed_refund_counts_if_there_is_room() -> None:
     assert told(failed, word(REFUNDING, RefundWord.SUCCEEDED)).refunded_amount == 40
     full = told(failed, RefundRequested(AT_MS, "B2", 100))
     decision = decide(full, word(failed, RefundWord.SUCCEEDED))
-    assert (decision.case, decision.order.refunded_amount) == (Reason.REFUND_UNKNOWN, 100)
+    assert (decision.case, decision.order.refunded_amount) == (Reason.REFUND_BEYOND_PAID, 100)
     assert decide(decision.order, word(failed, RefundWord.SUCCEEDED)).order is decision.order, (
         "one case, not one a look"
     )

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.effects import Effect, Submit
+from actors.effects import Effect, Submit, SubmitRefund
 from actors.events import (
     CaseAction,
     CaseResolved,
@@ -50,6 +50,7 @@ from actors.order import (
     PaymentKind,
     Reason,
     RefundCause,
+    RefundState,
     Settlement,
 )
 from tests.unit.model_channels import ACCOUNTS, Ledger, silence
@@ -164,6 +165,9 @@ class Life(RuleBasedStateMachine):
                 trade = self.ledger.trades.get(attempt.number)
                 assert trade is None or trade.closed or not trade.known
                 assert attempt.number not in self.payable
+        if order.state is CLOSED and before.state is not CLOSED:
+            watched = any(attempt.state is AttemptState.CLOSED for attempt in order.attempts)
+            assert order.next_check_at_ms is not None or not watched
 
     def _settle(self, settles: Settlement) -> None:
         for version, reason in list(self.cases.items()):
@@ -204,6 +208,12 @@ class Life(RuleBasedStateMachine):
     @property
     def requests(self) -> list[Request]:
         return [request for request in self.under_way if request.answer is None]
+
+    @property
+    def on_their_way(self) -> list[Effect]:
+        """What may still be carried out."""
+        since_ms = self.now_ms - ARRIVES_WITHIN_MS
+        return [request.effect for request in self.requests if request.sent_ms > since_ms]
 
     @property
     def answers(self) -> list[Request]:
@@ -454,6 +464,8 @@ class Life(RuleBasedStateMachine):
         for refund in order.refunds:
             if refund.open:
                 assert refund.next_check_at_ms is not None
+            if refund.state is RefundState.FAILED and refund.refund_id not in self.ledger.refunds:
+                assert SubmitRefund(refund.refund_id) not in self.on_their_way, "failed here, and may yet move there"
             if refund.state in GIVEN_UP and refund.cause is not RefundCause.APP:
                 others = (other for other in order.refunds if other.transaction == refund.transaction)
                 again = any(other.state not in GIVEN_UP for other in others)
