@@ -163,9 +163,9 @@ def submitted_once(seen: Seen) -> Iterator[str]:
         twin = seen.tables.orders.one("orders_natural_key", (row.app_id, row.out_order_no + "b"))
         if twin is None:
             continue
-        first, second = sorted((row, twin), key=lambda order: seen.born_s[order.order_id])
-        began_s = min(seen.born_s[first.order_id], seconds(first.created_at_ms))  # its commit may have been held up
-        if seen.born_s[second.order_id] - began_s < window_s:
+        born_s = max(seen.born_s[row.order_id], seen.born_s[twin.order_id])
+        began_s = seconds(min(row.created_at_ms, twin.created_at_ms))  # the first one's commit may have been held up
+        if born_s - began_s < window_s:
             yield f"{row.out_order_no} was submitted twice under two numbers, and both exist"
 
 
