@@ -436,7 +436,7 @@ def the_ladder_waits_for_the_expiry() -> Any:
 
 
 @mutant
-def deaf_to_notifications_alone() -> Any:
+def what_a_query_finds_is_not_believed() -> Any:
     """Only notifications are believed: what a query finds paid is left for them to say."""
     real = EffectRunner._queried
 
