@@ -55,8 +55,9 @@ class Actor:
 
     @property
     def idle(self) -> bool:
-        """Whether it can be forgotten: nothing is under way and nobody waits."""
-        return not (self.busy or self.inbox or self.watchers or self.submitting)
+        """Whether it can be forgotten: nothing is under way and nobody waits any more."""
+        waited_for = self.watchers is not None and not all(watcher.done() for watcher in self.watchers)
+        return not (self.busy or self.inbox or waited_for or self.submitting)
 
     def wake_watchers(self) -> None:
         """Tell those who wait for a change that there was one."""

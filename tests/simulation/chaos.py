@@ -25,13 +25,14 @@ KINDS: Final = (
     *("lost", "late", "doubled"),
     *("sessions", "statements lost", "slow database", "read only", "database down"),
     *("redis",),
-    *("channel down", "channel faults", "notices", "close race"),
+    *("channel down", "channel faults", "notices", "notices dropped", "close race"),
     *("endpoint down", "endpoint slow"),
     *("refund faults", "forged", "tiny bounds"),
 )
-ACTIVE_SHARE: Final = 0.35
+ACTIVE_SHARE: Final = 0.4
 ALONE_SHARE: Final = 0.2
 NONE_SHARE: Final = 0.03
+SELDOM: Final = {"orders_claimed": 6, "before_webhook": 4, "webhook_sent": 3, "webhook_marked": 3, "before_ack": 4}
 CRASH_SILENT: Final = 0.8  # of the replies in the moment before the database is away
 CHANNEL_REQUEST_FAULTS: Final = ("error_before", "error_after", "timeout", "rate_limited", "slow")
 LIES: Final = {
@@ -75,7 +76,7 @@ def draw_swarm(seed: int) -> Swarm:
         channels=channels,
         orders=chance.choice((6, 8, 10, 12)),
         begin_within_s=begin_within_s,
-        chaos_s=begin_within_s + chance.choice((10.0, 30.0, 50.0)),
+        chaos_s=begin_within_s + chance.choice((15.0, 40.0, 70.0)),
         network=_draw_network(chance, kinds),
         database=_draw_database(chance, kinds),
         redis=_draw_redis(chance, kinds),
@@ -87,7 +88,7 @@ def draw_swarm(seed: int) -> Swarm:
             backlog_rows_max=chance.choice((4, 40)) if tiny else 8192,
         ),
         sweep=Sweep(
-            every_s=chance.choice((2.0, 6.0)),
+            every_s=chance.choice((3.0, 6.0)),
             grace_s=chance.choice((0.0, 2.0)),
             page_rows=1 if tiny else 200,
             lease_s=chance.choice((3.0, 10.0)),
@@ -135,8 +136,10 @@ def _draw_platforms(chance: random.Random, kinds: frozenset[str]) -> dict[str, A
         for channel, lies in LIES.items():
             faults[channel] = {name: share() / 2 for name in lies}
     if "notices" in kinds:
-        faults |= {"drop": chance.choice((0.1, 0.5, 1.0)), "duplicate": share(), "out_of_order": share()}
+        faults |= {"duplicate": share(), "out_of_order": share()}
         faults |= {"tamper": share(), "delay_s": chance.choice((0.0, 5.0, 30.0))}
+    if "notices dropped" in kinds:
+        faults["drop"] = chance.choice((0.3, 0.7, 1.0))
     if "refund faults" in kinds:
         faults["wechatpay"] = faults.get("wechatpay", {}) | {"refund_closed": share(), "refund_abnormal": share()}
         faults["alipay"] = faults.get("alipay", {}) | {"refund_unseen": share(), "no_fund_change": share()}
@@ -178,16 +181,16 @@ class Nemesis:
             setattr(self._database.faults, name, rate)
         for name, share in self._swarm.redis.items():
             setattr(self._redis, name, share)
-        self._fleet.cut_off = lambda _probe: self._chance.random() < self._swarm.cut_share
+        self._fleet.cut_off = lambda probe: self._chance.random() < self._swarm.cut_share * SELDOM.get(probe, 1)
         doings: dict[str, tuple[Callable[[], Awaitable[None]], float]] = {
             "kill": (self._kill, 6.0),
             "pause": (self._pause, 12.0),
-            "stop": (self._stop, 10.0),
+            "stop": (self._stop, 8.0),
             "sessions": (self._kill_sessions, 5.0),
-            "read only": (self._read_only, 12.0),
-            "database down": (self._database_down, 15.0),
+            "read only": (self._read_only, 8.0),
+            "database down": (self._database_down, 10.0),
             "redis": (self._redis_down, 15.0),
-            "channel down": (self._channel_down, 12.0),
+            "channel down": (self._channel_down, 8.0),
             "endpoint down": (self._endpoint_down, 10.0),
             "endpoint slow": (self._endpoint_slow, 15.0),
         }

@@ -44,6 +44,6 @@ class Seen:
         self.events: dict[str, list[Any]] = defaultdict(list)
         for event in self.tables.events.values():
             self.events[event.order_id].append(event)
-        self.born_s = {each.order_id: each.at_s for each in world.database.commits if each.version == 1}
+        self.born_s = {each.order_id: each.at_s - EPOCH_S for each in world.database.commits if each.version == 1}
         for events in self.events.values():
             events.sort(key=lambda event: event.version)

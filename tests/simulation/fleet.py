@@ -17,6 +17,7 @@ import gateway.app
 import gateway.inbox
 import gateway.storage.cases
 import gateway.storage.endpoints
+import gateway.unanswered
 from gateway import probe
 from gateway.api.door import door
 from gateway.api.routing import Call, Router
@@ -38,9 +39,9 @@ from tests.simulation.platforms import Platforms, SimulatedTransport
 PUBLIC_URL: Final = "https://pay.test"
 MASTER_KEY: Final = base64.b64encode(bytes(range(32))).decode()
 RESTART_AGAIN_S: Final = 1.0
-STOP_WITHIN_S: Final = 20.0
+STOP_WITHIN_S: Final = 8.0
 CLAIM_EVERY_S: Final = 4.0  # of webhooks: looking in vain every second is a quarter of a run's cost
-LOOK_EVERY_S: Final = 10.0  # for parked notifications, and for changed endpoints
+LOOK_EVERY_S: Final = 10.0  # for parked notifications, changed endpoints, channels that are back
 WATCH_LOOP_EVERY_S: Final = 60.0  # the figure of a lag that does not exist here
 TRANSPORT_TIMEOUT_S: Final = 5.0
 
@@ -275,6 +276,7 @@ class Fleet:
         patches.enter_context(mock.patch.multiple(probe, _passes_left={}, _pass=self.on_probe))
         patches.enter_context(mock.patch.object(gateway.app, "LOOP_LAG_EVERY_S", WATCH_LOOP_EVERY_S))
         patches.enter_context(mock.patch.object(gateway.inbox, "LOOK_EVERY_S", LOOK_EVERY_S))
+        patches.enter_context(mock.patch.object(gateway.unanswered, "LOOK_EVERY_S", LOOK_EVERY_S))
         patches.enter_context(mock.patch.object(gateway.storage.endpoints, "READ_EVERY_S", LOOK_EVERY_S))
         patches.enter_context(mock.patch.object(gateway.storage.cases, "COUNT_EVERY_S", WATCH_LOOP_EVERY_S))
         return patches

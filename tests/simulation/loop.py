@@ -64,6 +64,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Seconds since the run began."""
         return self._now
 
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        """As the stock loop, without its checks for threads that do not exist here."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
     def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
         """At once: a thread could not be replayed."""
         future = self.create_future()
@@ -126,13 +132,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             handle = heapq.heappop(timers)
             handle._scheduled = False
             self._ready.append(handle)
-        batch = [handle for handle in self._ready if not handle._cancelled]
-        self._ready.clear()
-        for handle in batch if len(batch) == 1 else self._shuffled(batch):
+        ready = self._ready
+        if len(ready) == 1:
+            handle = ready.popleft()
             if not handle._cancelled:
                 self._step(handle)
-        if self._steps_now > STEPS_AT_ONCE_MAX or self.steps > STEPS_MAX:
-            raise Livelock(f"{self.steps} steps at {self._now:.3f} s")
+            return
+        batch = [handle for handle in ready if not handle._cancelled]
+        ready.clear()
+        for handle in self._shuffled(batch):
+            if not handle._cancelled:
+                self._step(handle)
 
     def _step(self, handle: asyncio.Handle) -> None:
         process = handle._context.get(PROCESS, "world")  # type: ignore[attr-defined]
@@ -144,9 +154,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return
         self.steps += 1
         self._steps_now += 1
+        if self._steps_now > STEPS_AT_ONCE_MAX or self.steps > STEPS_MAX:
+            self._livelock()
         owner = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
         self.digest = hash((self.digest, getattr(owner, "serial", 0), self._now))
         handle._run()
+
+    def _livelock(self) -> None:
+        self._steps_now = self.steps = 0
+        raise Livelock(f"without end, at {self._now:.3f} s")
 
     def _shuffled(self, batch: list[asyncio.Handle]) -> Iterator[asyncio.Handle]:
         """Tasks in an order of their own beside the plain callbacks, which stay first come, first served.

@@ -119,6 +119,7 @@ def excess_goes_back(seen: Seen) -> Iterator[str]:
     """L3: what must not be kept is on its way back soon, or people are told; every refund comes to an end."""
     settled = {entry.refund_no: entry.at - EPOCH_S for entry in _succeeded(seen)}
     open_cases = {case.order_id for case in seen.tables.cases.values() if case.resolved_at_us is None}
+    back = _moved_back(seen)
     for row in seen.tables.refunds.values():
         since_s = max(seconds(row.started_at_ms), seen.healed_s)
         if row.state == "succeeded":
@@ -128,7 +129,13 @@ def excess_goes_back(seen: Seen) -> Iterator[str]:
                 yield f"{row.refund_id} took {settled[row.refund_id] - since_s:.0f} s"
         elif row.state in ("submitting", "unknown", "processing") and seen.ended_s - since_s > T3_S:
             yield f"{row.refund_id} is {row.state} after {seen.ended_s - since_s:.0f} s"
-        elif row.state in ("failed", "abnormal", "reversed") and row.cause != "app" and row.order_id not in open_cases:
+        elif (
+            row.state in ("failed", "abnormal", "reversed")
+            and row.cause != "app"
+            and not (
+                row.order_id in open_cases or back[row.attempt_id] >= row.amount  # by another one, which people sent
+            )
+        ):
             yield f"{row.refund_id} is {row.state}, and nobody is told to look"
 
 

@@ -310,20 +310,20 @@ def excess_is_given_back_twice() -> Any:
 
 @mutant
 def the_credit_is_given_back() -> Any:
-    """A conflict while a payment is written is taken for a second payment, and the only one goes back."""
-    real = Registry._lost
+    """A payment that is reported once more is taken for a second one, and the only one goes back."""
 
-    def lost(self: Registry, actor: Actor, letter: Letter) -> None:
-        real(self, actor, letter)
-        order = actor.order
-        if order is not None and order.credit is not None and not order.refunds:
-            cause, at_ms = crediting.RefundCause.EXCESS, self._clock.now_ms()
-            refund = refunding.give_back(order, order.credit, cause, at_ms, self._schedule)
-            if refund is not None:
-                with_it = refunding.with_refund(order, refund)
-                self._run_effects(with_it, (crediting.SubmitRefund(refund.refund_id),))
+    def reported(order: Order, event: Any, schedule: Any) -> Decision:
+        credit = order.credit
+        known = credit is not None and credit.transaction == event.transaction
+        if credit is None or not known or order.refunds:
+            return real(order, event, schedule)
+        refund = refunding.give_back(order, credit, crediting.RefundCause.EXCESS, event.at_ms, schedule)
+        assert refund is not None, "it is the first"
+        after = refunding.with_refund(order.advanced(), refund)
+        return Decision(after, effects=(crediting.SubmitRefund(refund.refund_id),))
 
-    return patched(Registry, "_lost", lost)
+    real = crediting.payment_reported
+    return _decided_by(lifecycle.PaymentReported, reported)
 
 
 @mutant
@@ -436,7 +436,7 @@ def the_ladder_waits_for_the_expiry() -> Any:
 
 
 @mutant
-def deaf_to_notifications_alone() -> Any:
+def what_a_query_finds_is_not_believed() -> Any:
     """Only notifications are believed: what a query finds paid is left for them to say."""
     real = EffectRunner._queried
 

@@ -287,6 +287,20 @@ async def test_those_who_gave_up_waiting_are_not_kept(stage: Stage) -> None:
     assert len(stage.registry._actors[ORDER_ID].watchers or ()) == 1
 
 
+async def test_an_order_that_everybody_gave_up_waiting_for_makes_room() -> None:
+    """A paid order may never change again: those who waited for it in vain must not keep it in memory for ever."""
+    stage = Stage(actors_max=1)
+    other = "1" * 26
+    stage.journal.stored[other] = new_order(other, CONTENT, 1000, 1_801_000)
+    await stage.registry.ask(ORDER_ID, SyncRequested(1))
+    waiter = stage.registry.changed(ORDER_ID)
+    with pytest.raises(Overloaded):
+        await stage.registry.ask(other, SyncRequested(1))
+    waiter.cancel()
+    await stage.registry.ask(other, SyncRequested(1))
+    assert stage.registry.peek(ORDER_ID) is None
+
+
 async def test_whoever_waits_for_a_passivated_order_looks_again_after_a_moment(stage: Stage) -> None:
     changed = stage.registry.changed("9" * 26)
     assert not changed.done(), "looking at once, again and again, would be a loop"
