@@ -204,6 +204,7 @@ class Nemesis:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._fleet.cut_off = lambda _probe: False
+        self._fleet.wake()
         self._network.rates = Rates()
         self._network.down.clear()
         self._network.silent.clear()

@@ -246,6 +246,11 @@ class Fleet:
         await asyncio.sleep(pause_s)
         self._loop.resume(process)
 
+    def wake(self) -> None:
+        """SIGCONT to whoever sleeps."""
+        for slot in self.slots.values():
+            self._loop.resume(slot.process)
+
     async def stop(self, name: str, down_s: float) -> None:
         """SIGTERM, and SIGKILL if it takes too long."""
         slot = self.slots[name]
