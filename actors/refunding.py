@@ -38,6 +38,7 @@ from actors.order import (
 )
 
 REFUNDS_MAX = 50  # of one payment; WeChat Pay takes no more
+PROCESSING_RUNGS = 28  # repetitions of the last rung, seven days by default, until somebody looks at what takes so long
 TOO_LATE = "too_late"  # refused because the number could only be sent for a while: it never was, and never will be
 OVERPAID = "succeeded after it failed: more went back than was paid"
 REFUND_TROUBLES = (Reason.REFUND_FAILED, Reason.REFUND_ABNORMAL, Reason.REFUND_UNKNOWN)
@@ -165,8 +166,8 @@ def _succeeded(order: Order, refund: Refund, event: RefundReported, schedule: Sc
 
 def _known_again(after: Order, refund: Refund, schedule: Schedule, resolution: str) -> Settlement | None:
     """Nobody knew of it for so long that people were told, and now its channel has spoken. `refund` is as it was."""
-    asked = refund.state in (SUBMITTING, UNKNOWN) and refund.step >= len(schedule.refund_ms)
-    if not asked or troubled(after):
+    told_at = _patience(refund, schedule)
+    if told_at is None or refund.step < told_at or troubled(after):
         return None
     return Settlement((Reason.REFUND_UNKNOWN,), resolution)
 
@@ -301,10 +302,16 @@ def refunds_due(order: Order, event: RefundsDue, schedule: Schedule) -> Decision
         step = min(refund.step + 1, STEP_MAX)
         next_ms = deadlines.refund_check(schedule, step, event.at_ms)
         after = with_refund(after, replace(refund, step=step, next_check_at_ms=next_ms))
-        # The channel may take days for what it has taken; what nobody can say anything about is for people.
-        if step == len(schedule.refund_ms) and refund.state in (SUBMITTING, UNKNOWN):
+        if step == _patience(refund, schedule):
             case = Reason.REFUND_UNKNOWN
     return Decision(after, effects=tuple(QueryRefund(refund.refund_id) for refund in due), case=case)
+
+
+def _patience(refund: Refund, schedule: Schedule) -> int | None:
+    """After how many rungs people are told, once. The channel may take a week for what it has taken."""
+    if refund.state in (SUBMITTING, UNKNOWN):
+        return len(schedule.refund_ms)
+    return len(schedule.refund_ms) + PROCESSING_RUNGS if refund.state is PROCESSING else None
 
 
 def _is_due(order: Order, refund: Refund, event: RefundsDue) -> bool:

@@ -345,6 +345,20 @@ def test_that_too_much_went_back_stays_a_case_whatever_is_heard_of_other_refunds
     assert settles is None or Reason.REFUND_BEYOND_PAID not in settles.reasons
 
 
+def test_what_its_channel_has_taken_and_never_ends_is_for_people_after_a_week() -> None:
+    order, cases = told(REFUNDING, word(REFUNDING, RefundWord.PROCESSING)), []
+    for _ in range(60):
+        decision = decide(order, RefundsDue(only(order).next_check_at_ms or 0))
+        order = decision.order
+        if decision.case is not None:
+            cases.append((decision.case, (only(order).next_check_at_ms or 0) - AT_MS))
+    ((case, after_ms),) = cases
+    assert case is Reason.REFUND_UNKNOWN
+    assert 7 <= after_ms / 86_400_000 <= 8
+    ended = decide(order, word(order, RefundWord.SUCCEEDED))
+    assert ended.settles == Settlement((Reason.REFUND_UNKNOWN,), "refunded")
+
+
 def test_what_waits_for_people_for_years_is_counted_no_further_than_the_database_can() -> None:
     waiting = told(REFUNDING, word(REFUNDING, RefundWord.ABNORMAL))
     old = msgspec.structs.replace(only(waiting), step=STEP_MAX, submits=STEP_MAX)
