@@ -106,7 +106,7 @@ async def test_if_no_answer_gets_through_the_notification_moves_it(till: Till, c
     """The refund was executed; what was answered, to it and to every question about it, is a 500."""
     order_id = await till.sold(channel)
     async with till.faults(channel, error_after=1.0):
-        assert (await till.refund(order_id, 40)).status == 202
+        assert (await till.refund(order_id, 40)).status in (201, 202), "the notification may be here before we answer"
         await till.until_refund(order_id, "succeeded")
     last = (await till.api.timeline(order_id))[-1]
     assert (last["type"], last["evidence"]["source"]) == ("RefundReported", "notification")
