@@ -15,7 +15,7 @@ import msgspec
 from channels.simulator.credentials import KEY_MODULES, Account, make_credentials
 from gateway.config.rules import OFFICIAL_HOSTS
 from tests.integration.gateway_parts import Answer, Api, add_app, gateway_process, process, run, until, write_config
-from tests.integration.simulator.survival import CHECKS, SWEEP
+from tests.integration.simulator.survival import CHECKS, PATIENT, SWEEP
 
 CHANNELS = tuple(KEY_MODULES)
 METHODS = {"wechatpay": "native", "alipay": "page", "unionpay": "qr"}
@@ -166,7 +166,12 @@ def till_stage(folder: Path, database_url: str) -> Iterator[Stage]:
         sections: dict[str, Any] = {"checks": LADDERS, "sweep": SWEEP}
         for name, account in accounts.items():
             addresses = dict.fromkeys(OFFICIAL_HOSTS[name], url)
-            sections[f"channels.{name}"] = {**addresses, "timeout_s": 0.4, **account.section()}
+            sections[f"channels.{name}"] = {
+                **addresses,
+                "timeout_s": 0.4,
+                "breaker_failures": PATIENT,
+                **account.section(),
+            }
         config = write_config(folder / "gateway.toml", database_url, None, **sections)
         with gateway_process(config) as running:
             yield url, running.url, run(add_app(database_url, "shop")).api_key, accounts

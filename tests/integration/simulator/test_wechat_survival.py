@@ -26,6 +26,7 @@ from tests.integration.gateway_parts import (
     until,
     write_config,
 )
+from tests.integration.simulator.survival import PATIENT
 
 SOLD = 5  # orders a fault
 SHARE = 0.6  # of requests that meet a fault which lets nothing through: sooner or later one does not
@@ -48,8 +49,9 @@ def stage(
     database_url = urlsplit(postgres.url)._replace(path=f"/{databases.take()}").geturl()
     with simulator(folder / "wechatpay") as platform:
         sweep = {"every_s": 0.1, "grace_s": 0.1, "lease_s": 1.0}
+        own = {"timeout_s": 0.3, "breaker_failures": PATIENT}
         config = write_config(
-            folder / "gateway.toml", database_url, platform, checks=CHECKS, sweep=sweep, wechatpay={"timeout_s": 0.3}
+            folder / "gateway.toml", database_url, platform, checks=CHECKS, sweep=sweep, wechatpay=own
         )
         with gateway_process(config) as running:
             app = run(add_app(database_url, "shop"))
