@@ -31,6 +31,14 @@ from actors.order import (
 
 ACCEPTABLE = (Reason.LATE_PAYMENT, Reason.AMOUNT_MISMATCH)  # the money is ours, and of the right kind
 
+ABOUT_MONEY = (  # cases that a payment opened which was kept beside the credit
+    *ACCEPTABLE,
+    Reason.CURRENCY_MISMATCH,
+    Reason.ACCOUNT_MISMATCH,
+    Reason.UNKNOWN_ATTEMPT,
+    Reason.EXCESS_PAYMENT,
+)
+
 replace = msgspec.structs.replace
 
 
@@ -83,6 +91,8 @@ def _accept(order: Order, event: CaseResolved, schedule: Schedule) -> Decision |
 
 def _refund(order: Order, event: CaseResolved, schedule: Schedule) -> Decision | None:
     """Give back what was kept; an order that was waiting for this decision alone ends with it."""
+    if event.reason not in ABOUT_MONEY:
+        return None
     after, effects = order, list[Effect]()
     for payment in _meant(order, event):
         refund = refunding.give_back(after, payment, RefundCause.PEOPLE, event.at_ms, schedule)

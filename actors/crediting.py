@@ -105,7 +105,9 @@ def credited(
 def _with_payment(order: Order, payment: Payment) -> tuple[Payment, ...]:
     if not order.knows(payment.channel, payment.account, payment.transaction):
         return (*order.payments, payment)
-    return tuple(payment if known.transaction == payment.transaction else known for known in order.payments)
+    # A transaction's number is its channel's own: another channel may have used the same.
+    held = replace(payment, kind=PaymentKind.HELD)
+    return tuple(payment if known == held else known for known in order.payments)
 
 
 def _give_back(order: Order, event: PaymentReported, cause: RefundCause, schedule: Schedule) -> Decision:

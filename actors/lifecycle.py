@@ -299,8 +299,8 @@ def _attempt_ended(order: Order, attempt: Attempt, at_ms: int, schedule: Schedul
         return Decision(replace(after, step=0, next_check_at_ms=check_ms), settles=settles)
     if order.state is EXCEPTION and order.reason is not Reason.UNKNOWN_OUTCOME:
         return Decision(after)  # money is held here: people decide
-    closed = _close_now(replace(after, version=order.version), at_ms, schedule)
-    return replace(closed, settles=settles if order.state is EXCEPTION else None)
+    ended = _close_now(replace(after, version=order.version), at_ms, schedule)
+    return replace(ended, settles=settles if order.state is EXCEPTION else None)
 
 
 def _already_paid(order: Order, event: ReportedAlreadyPaid, _: Schedule) -> Decision:

@@ -239,6 +239,8 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     @property
     def wakes_at_ms(self) -> int | None:
         """When the order or one of its refunds is to be looked at next."""
+        if not self.refunds:
+            return self.next_check_at_ms
         moments_ms = [refund.next_check_at_ms for refund in self.refunds if refund.next_check_at_ms is not None]
         if self.next_check_at_ms is not None:
             moments_ms.append(self.next_check_at_ms)

@@ -124,6 +124,22 @@ def test_of_two_that_are_held_a_decision_gives_back_the_one_that_its_case_is_abo
     assert (rest.order.state, len(rest.order.refunds)) == (OrderState.CLOSED, 2)
 
 
+def test_the_case_of_a_refund_does_not_give_back_money_of_another_case() -> None:
+    order = told(policy(CLOSED, LatePolicy.REFUND), paid_event(AT_MS))
+    order = told(order, said(order, 0, RefundWord.FAILED, AT_MS + 1))  # case REFUND_FAILED
+    order = told(order, paid_event(AT_MS + 2, transaction="T2", amount=99))  # case AMOUNT_MISMATCH
+    decision = decide(order, resolve(AT_MS + 3, CaseAction.REFUND, Reason.REFUND_FAILED))
+    assert (decision.order, decision.reply) == (order, Reply.CASE_ACTION_IMPOSSIBLE)
+
+
+def test_two_channels_may_call_their_transactions_the_same_and_one_is_accepted() -> None:
+    order = told(PENDING, paid_event(AT_MS, amount=99))
+    other = msgspec.structs.replace(order.payments[0], channel="alipay", account="2088")
+    order = msgspec.structs.replace(order, payments=(*order.payments, other))
+    order = told(order, resolve(AT_MS + 1, CaseAction.ACCEPT, Reason.AMOUNT_MISMATCH))
+    assert [payment.kind for payment in order.payments] == ["credit", "held"]
+
+
 def test_money_that_went_back_twice_stays_a_case_when_another_refund_succeeds() -> None:
     order = told(PAID, RefundRequested(AT_MS, "B1", 100))
     rid = order.refunds[0].refund_id
