@@ -40,7 +40,7 @@ async def shown(config: Config, case_id: str) -> str:
     """A case with its order, as indented JSON."""
     async with desk(config) as at:
         case = await _case(at, case_id)
-        order = None if case.app_id is None else await at.journal.load(case.order_id)
+        order = await at.journal.load(case.order_id)
         return msgspec.json.format(msgspec.json.encode(case_view(case, order)), indent=2).decode()
 
 
@@ -55,7 +55,7 @@ async def resolved(config: Config, case_id: str, action: str, by: str, note: str
         case = await _case(at, case_id)
         if case.resolved_at_ms is not None:
             raise CaseRefused(f"{case_id} is resolved: {case.resolution} by {case.resolved_by}")
-        if case.app_id is None:
+        if await at.journal.load(case.order_id) is None:
             return await _orphan_closed(at, case, action, by, note)
         answer = await _decided(at, case, CaseAction(action), by, note)
         if answer.reply is not Reply.DONE and answer.reply is not Reply.WAIT:

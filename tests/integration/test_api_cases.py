@@ -157,6 +157,21 @@ async def test_a_refund_that_we_owe_and_that_failed_is_tried_again_by_people(api
     assert len(set(made.wechatpay.refunds_sent)) == 1
 
 
+async def test_a_case_that_a_gateway_of_the_release_before_opened_is_settled_like_any_other(
+    api: Api, made: Made, database_url: str, tmp_path: Path
+) -> None:
+    """It knew of no app in a case."""
+    first, second = await late(api, made), await late(api, made)
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE cases SET app_id = NULL")
+    await connection.close()
+    answer = await api.request("POST", f"/v1/cases/{first['case_id']}/resolve", {"action": "accept", **NOTE})
+    assert answer.status == 200, answer
+    code, _, err = await command(tmp_path, "resolve", second["case_id"], "accept", "--by", "ann", "--note", "as it is")
+    assert code == 0, err
+    assert [(await api.get(case["order_id"]))["state"] for case in (first, second)] == ["paid", "paid"]
+
+
 async def test_cases_come_in_pages(api: Api, made: Made) -> None:
     opened = [(await late(api, made))["case_id"] for _ in range(3)]
     first = (await api.request("GET", "/v1/cases?limit=2")).json
